@@ -1,0 +1,3 @@
+from fertools.cli import main
+
+main()

@@ -1,0 +1,106 @@
+"""Batch augmentation on the training device, drawn anew for every image.
+
+The paper's (section 3.2): a horizontal flip, and a 48x48 cut out of the image after
+4 pixels of zero-padding. The others are the tuned recipes'.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to a training image. The defaults are the paper's; 0 turns a thing off."""
+
+    flip: float = 0.5  # probability of a mirror image
+    pad: int = 4  # pixels of zero-padding on every edge before the cut
+    rotate: float = 0.0  # degrees: uniform in [-rotate, rotate]
+    zoom: float = 0.0  # factor: uniform in [1 - zoom, 1 + zoom]
+    contrast: float = 0.0  # factor around the image's mean: uniform in [1 - contrast, 1 + contrast]
+    erase: float = 0.0  # probability of a gray box over 2 % to 20 % of the area (Zhong et al. 2020)
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "erase"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"AugmentConfig: {name}={getattr(self, name)!r} is a probability, 0 to 1")
+        for name in ("zoom", "contrast"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"AugmentConfig: {name}={getattr(self, name)!r} must be in [0, 1)")
+        if self.pad < 0 or self.rotate < 0:
+            raise ValueError("AugmentConfig: pad and rotate must not be negative")
+
+
+def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Augments gray images (N, H, W), uint8 or float in gray levels; returns float (N, H, W).
+
+    ``generator`` lies on the images' device; the same generator state gives the same result.
+    """
+    images = flip_and_cut(images, config, generator).float()
+    if config.rotate or config.zoom:
+        images = rotate_and_zoom(images, config, generator)
+    if config.contrast:
+        factor = 1 + config.contrast * _uniform(len(images), generator)[:, None, None]
+        mean = images.mean((1, 2), keepdim=True)
+        images = ((images - mean) * factor + mean).clamp(0, 255)
+    if config.erase:
+        images = erase_boxes(images, config, generator)
+    return images
+
+
+def flip_and_cut(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Zero-pads, cuts the original size out at a random place, and mirrors some: one gather."""
+    n, h, w = images.shape
+    device, pad = images.device, config.pad
+    padded = F.pad(images, (pad, pad, pad, pad))
+
+    def offsets() -> Tensor:  # (N, 1) in 0..2 pad
+        return torch.randint(0, 2 * pad + 1, (n, 1), generator=generator, device=device)
+
+    rows = offsets() + torch.arange(h, device=device)  # (N, H)
+    columns = offsets() + torch.arange(w, device=device)  # (N, W)
+    mirror = torch.rand(n, 1, generator=generator, device=device) < config.flip
+    columns = torch.where(mirror, columns.flip(1), columns)
+    return padded[torch.arange(n, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def rotate_and_zoom(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Rotates and scales about the centre, bilinear, black outside as the padding is."""
+    n = len(images)
+    angle = math.radians(config.rotate) * _uniform(n, generator)
+    scale = 1 + config.zoom * _uniform(n, generator)
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    zero = torch.zeros_like(cos)
+    matrix = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
+    grid = F.affine_grid(matrix, [n, 1, *images.shape[1:]], align_corners=False)
+    return F.grid_sample(images[:, None], grid, align_corners=False)[:, 0]
+
+
+def erase_boxes(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Covers a random box of some images with their mean gray."""
+    n, h, w = images.shape
+    device = images.device
+    u = torch.rand(n, 5, generator=generator, device=device)
+    area = 0.02 + 0.18 * u[:, 0]
+    aspect = torch.exp((2 * u[:, 1] - 1) * math.log(3.0))  # 1/3 to 3
+    height = (area * aspect).sqrt().clamp(max=1) * h
+    width = (area / aspect).sqrt().clamp(max=1) * w
+    top, left = u[:, 2] * (h - height), u[:, 3] * (w - width)
+
+    def inside(size: int, start: Tensor, length: Tensor) -> Tensor:  # (N, size)
+        position = torch.arange(size, device=device) + 0.5
+        return (position >= start[:, None]) & (position < (start + length)[:, None])
+
+    box = inside(h, top, height)[:, :, None] & inside(w, left, width)[:, None, :]
+    box &= (u[:, 4] < config.erase)[:, None, None]
+    return torch.where(box, images.mean((1, 2), keepdim=True), images)
+
+
+def _uniform(n: int, generator: torch.Generator) -> Tensor:
+    """n numbers in [-1, 1)."""
+    return torch.rand(n, generator=generator, device=generator.device) * 2 - 1

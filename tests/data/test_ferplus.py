@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fertools.data import DataError, FaceSet, fer2013, ferplus
+
+HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
+PUBLISHED = Path(__file__).parents[2] / "data" / "ferplus" / "fer2013new.csv"
+
+
+@pytest.fixture
+def whole(tiny_fer2013: FaceSet, tmp_path: Path) -> FaceSet:
+    """The tiny set, as if read from a csv."""
+    return replace(tiny_fer2013, source=str(tmp_path / "fer2013.csv"))
+
+
+def write_votes(file: Path, faces: FaceSet) -> np.ndarray:
+    assert faces.split is not None
+    votes = np.random.default_rng(1).multinomial(10, np.full(10, 0.1), len(faces))
+    rows = [
+        f"{split},fer{row:07}.png,{','.join(str(n) for n in counts)}"
+        for row, (split, counts) in enumerate(zip(faces.split, votes, strict=True))
+    ]
+    rows[3] = rows[3].replace("fer0000003.png", "")  # as the published file has it where nobody saw a face
+    file.write_text("\n".join([HEADER, *rows, ""]))
+    return votes
+
+
+def test_votes_are_joined_row_by_row(tmp_path: Path, whole: FaceSet) -> None:
+    assert whole.split is not None
+    file = tmp_path / "fer2013new.csv"
+    written = write_votes(file, whole)
+    votes, usage = ferplus.load_votes(file)
+    assert votes.dtype == np.int64
+    assert np.array_equal(votes, written)
+    assert np.array_equal(usage, whole.split)
+    joined = ferplus.with_votes(whole, file)
+    assert joined.votes is not None
+    assert np.array_equal(joined.votes, written)
+    assert ",".join(joined.vote_classes) == HEADER.removeprefix("Usage,Image name,")
+    assert joined.fingerprint == whole.fingerprint
+    assert np.array_equal(joined.labels, whole.labels)
+
+
+def test_rows_in_another_order_or_number_are_refused(tmp_path: Path, whole: FaceSet) -> None:
+    file = tmp_path / "fer2013new.csv"
+    write_votes(file, whole)
+    with pytest.raises(DataError, match="rows of another form stand in another order"):
+        ferplus.with_votes(replace(whole, source=str(tmp_path)), file)
+    with pytest.raises(DataError, match="votes on 63 images, .* gives 21; .* both must be whole"):
+        ferplus.with_votes(whole.of_split("Training"), file)
+    swapped = np.arange(len(whole))
+    swapped[[20, 21]] = [21, 20]
+    with pytest.raises(DataError, match="image 21 is of Training, .* of PublicTest: these are not the same"):
+        ferplus.with_votes(whole.select(swapped), file)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("Training,fer0000001.png,1,2,3", "line 3: 'Training,fer0000001.png,1,2,3' is not"),
+        ("Training,fer0000001.png,0,0,x,0,0,0,0,0,0,10", "line 3"),
+        ("Training,fer0000001.png,0,0,-1,0,0,0,0,0,0,10", "line 3"),
+        ("Training,fer0000001.png,0,0,1,0,0,0,0,0,0,10,0", "line 3: .* 10 numbers of votes"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    file = tmp_path / "fer2013new.csv"
+    file.write_text(f"{HEADER}\nTraining,fer0000000.png,0,0,0,0,0,0,0,0,0,10\n{line}\n")
+    with pytest.raises(DataError, match=message):
+        ferplus.load_votes(file)
+
+
+def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is not a file\. FER\+ is had from .*microsoft/FERPlus"):
+        ferplus.load_votes(tmp_path / "fer2013new.csv")
+    for content in ("", "emotion,pixels,Usage\n", "\x00\xff\n"):
+        (tmp_path / "fer2013new.csv").write_text(content)
+        with pytest.raises(DataError, match="laid out otherwise.*Wanted: 'Usage,Image name,neutral"):
+            ferplus.load_votes(tmp_path / "fer2013new.csv")
+
+
+def test_plurality_is_the_emotion_with_most_votes() -> None:
+    def named(**counts: int) -> np.ndarray:
+        return np.array([counts.get(name, 0) for name in ferplus.VOTE_CLASSES])
+
+    wanted = {
+        "neutral": named(neutral=6, happiness=4),
+        "happy": named(happiness=5, sadness=4, NF=1),
+        "surprise": named(surprise=4, fear=3, anger=3),
+        "sad": named(sadness=10),
+        "anger": named(anger=1, unknown=5, NF=4),  # they are no emotion
+        "disgust": named(disgust=5, fear=5),  # equal counts: the first
+        "fear": named(fear=5, contempt=5),
+        "": named(contempt=6, fear=4),
+    }
+    found = ferplus.plurality(np.stack([*wanted.values(), named(unknown=3, NF=7)]))
+    assert [fer2013.CLASSES[i] if i >= 0 else "" for i in found] == [*wanted, ""]
+
+
+def test_the_published_votes(published_fer2013: FaceSet) -> None:
+    if not PUBLISHED.is_file():
+        pytest.skip("data/ferplus/fer2013new.csv is not there: this test reads the published votes")
+    faces = ferplus.with_votes(published_fer2013, PUBLISHED)
+    assert faces.votes is not None
+    assert faces.votes.shape == (35_887, 10)
+    assert np.bincount(faces.votes.sum(axis=1)).tolist() == [0] * 9 + [1, 35_886]  # one image has nine
+    agree = ferplus.plurality(faces.votes) == faces.labels
+    assert agree.mean() == pytest.approx(0.625, abs=0.0005)

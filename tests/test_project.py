@@ -1,0 +1,163 @@
+"""The files around the library agree with each other, and nothing is tracked that must not be."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+EVERYTHING = PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra]
+
+CONDA = {"dlib-bin": "dlib", "opencv-python-headless": "opencv", "torch": "pytorch"}  # from pip's names
+IMPORTS = {  # from the name that is imported to pip's; cycler is Matplotlib's
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "cycler": "matplotlib",
+    "dlib": "dlib-bin",
+    "sklearn": "scikit-learn",
+}
+
+
+def bounds(lines: list[str]) -> dict[str, SpecifierSet]:
+    """The version bounds of each package, by its normalised name."""
+    requirements = [Requirement(line) for line in lines]
+    return {canonicalize_name(r.name): r.specifier for r in requirements}
+
+
+def test_every_import_of_the_library_is_a_dependency() -> None:
+    imported = set()
+    for file in (ROOT / "fertools").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.split(".")[0])
+    foreign = imported - sys.stdlib_module_names - {"fertools"}
+    assert {IMPORTS.get(name, name) for name in foreign} <= bounds(PROJECT["dependencies"]).keys()
+
+
+def test_constraints_pin_every_dependency_within_its_bounds() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = bounds(lines)
+    for name, specifier in pins.items():
+        assert [s.operator for s in specifier] == ["=="], f"{name} is not pinned"
+        assert "+" not in str(specifier), f"{name} is pinned to a build that only some hosts have"
+    for name, wanted in bounds(EVERYTHING).items():
+        (pin,) = pins[name]
+        assert wanted.contains(Version(pin.version)), f"{name}{wanted} does not allow {pin}"
+
+
+def test_conda_environment_has_the_same_packages_and_bounds() -> None:
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (by_pip,) = (line for line in lines if isinstance(line, dict))
+    found = bounds([line for line in lines if isinstance(line, str)] + by_pip["pip"])
+    assert found.pop("python") == SpecifierSet(PROJECT["requires-python"])
+    found.pop("pip")
+    assert found == {CONDA.get(name, name): wanted for name, wanted in bounds(EVERYTHING).items()}
+
+
+def test_citation_has_the_version_and_licence_of_the_project() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    (paper,) = citation["references"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Wang", "Hirota", "Dai", "Jia"]
+
+
+def test_readme_names_make_targets_that_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(code(ROOT / "README.md"))))
+    assert {"test", "book"} <= named <= targets
+
+
+def test_readme_python_runs() -> None:
+    (lines,) = (block for block in code(ROOT / "README.md") if "import torch" in block)
+    names: dict[str, object] = {}
+    exec(lines, names)
+    assert names["scores"].shape == (1, 7)  # type: ignore[attr-defined]
+
+
+def code(page: Path) -> list[str]:
+    """The fenced blocks and the code spans of a Markdown page."""
+    text = page.read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return blocks + re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+
+
+def test_paper_results_are_the_papers() -> None:
+    table = pd.read_csv(ROOT / "data" / "paper_results.csv")
+    assert table.groupby("table").size().to_dict() == {"Table 1": 11, "Table 2": 14, "Section 3.3": 5}
+    overall = table[table["class"].isna()]
+    for dataset, best, second in [("FER2013", 72.67, 72.56), ("CK+", 96.00, 95.90)]:  # section 3.4
+        ranked = overall[overall["dataset"] == dataset].sort_values("accuracy", ascending=False)
+        assert ranked["accuracy"].tolist()[:2] == [best, second]
+        assert ranked["method"].iloc[0] == "Proposed method"
+    classes = table[table["class"].notna() & (table["dataset"] == "FER2013")]
+    assert classes.set_index("class")["accuracy"].to_dict() == {"happy": 87, "surprise": 82}
+    assert table["accuracy"].isna().equals(table["note"].notna())  # a number, or the paper's words for it
+
+
+# --- What git tracks ---------------------------------------------------------------------------
+
+IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"}
+PICKLES = {".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+SHIPPED_IMAGES: set[str] = set()  # drawn or rendered by this project; never a face of a data set
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[str]:
+    """The files in git, and those that `git add .` would put there."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout: nothing tells which files are tracked")
+    return sorted({name for name in listed.split("\0") if name and (ROOT / name).is_file()})
+
+
+def test_no_tracked_file_is_large(tracked: list[str]) -> None:
+    large = [name for name in tracked if (ROOT / name).stat().st_size > 4 << 20]
+    assert not large, f"over 4 MiB: {large}"
+
+
+def test_no_image_is_tracked_but_those_listed(tracked: list[str]) -> None:
+    assert {name for name in tracked if Path(name).suffix.lower() in IMAGES} == SHIPPED_IMAGES
+
+
+def test_no_pickle_is_tracked(tracked: list[str]) -> None:
+    assert not [name for name in tracked if Path(name).suffix.lower() in PICKLES]
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [
+        ("data/fer2013/fer2013.csv", True),
+        ("data/CK+/Emotion/x.txt", True),
+        ("data/CK+48/happy/x.png", True),
+        ("data/ferplus/fer2013new.csv", True),
+        ("data/runs/a/checkpoint.safetensors", True),
+        ("data/runs/a/record.json", False),
+        ("data/runs/a/predictions.npz", False),
+        ("data/runs/a/model.safetensors", False),
+        ("fertools/data/faces.py", False),
+        ("weights.pth", True),
+    ],
+)
+def test_git_ignores_data_sets_and_unfinished_runs(tracked: list[str], path: str, ignored: bool) -> None:
+    found = subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT, check=False)
+    assert (found.returncode == 0) == ignored
