@@ -49,6 +49,11 @@ class GlobalBatchNorm(nn.BatchNorm2d):
     against a single process in a test.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum)
         for name, value in (*norm.named_parameters(), *norm.named_buffers()):
@@ -57,9 +62,9 @@ class GlobalBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:  # (N, C, ...) -> (N, C, ...)
         axes = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
+        wide = x.float()
         if self.training:
             count = dist.get_world_size() * x.numel() // x.shape[1]
-            wide = x.float()
             mean = _Sum.apply(wide.sum(axes)) / count
             variance = _Sum.apply(((wide - mean.view(shape)) ** 2).sum(axes)) / count
             with torch.no_grad():
@@ -67,7 +72,7 @@ class GlobalBatchNorm(nn.BatchNorm2d):
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         else:
-            wide, mean, variance = x, self.running_mean, self.running_var
+            mean, variance = self.running_mean, self.running_var
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return ((wide - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 

@@ -61,9 +61,7 @@ def predict(
         progress: show a progress bar.
     """
     if images.ndim != 3 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE) or not len(images):
-        raise ValueError(
-            f"images must have shape (N, {IMAGE_SIZE}, {IMAGE_SIZE}), N > 0, not {tuple(images.shape)}"
-        )
+        raise ValueError(f"images must have shape (N, {IMAGE_SIZE}, {IMAGE_SIZE}), N > 0, not {tuple(images.shape)}")
     if images.dtype not in (np.uint8, torch.uint8):
         raise ValueError(f"images must be uint8, 0 black to 255 white, not {images.dtype}")
     if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
@@ -163,9 +161,7 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[st
     p, labels = _check(probabilities, labels, are_probabilities=True)
     n, k = p.shape
     if k != len(classes):
-        raise ValueError(
-            f"probabilities have {k} columns, but there are {len(classes)} classes: {list(classes)}"
-        )
+        raise ValueError(f"probabilities have {k} columns, but there are {len(classes)} classes: {list(classes)}")
     predicted = p.argmax(1)
     every = np.arange(k)
     correct = int((predicted == labels).sum())
@@ -292,9 +288,7 @@ def apply_temperature(log_probabilities: np.ndarray, temperature: float) -> np.n
     return log_softmax(np.asarray(log_probabilities, float) / temperature, axis=1).astype(np.float32)
 
 
-def _check(
-    values: np.ndarray, labels: np.ndarray, are_probabilities: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def _check(values: np.ndarray, labels: np.ndarray, are_probabilities: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """``values`` as float64 and ``labels`` as int64, or a ValueError that names the first bad row."""
     p, labels = np.asarray(values, float), np.asarray(labels)
     what = "probabilities" if are_probabilities else "log_probabilities"

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -82,9 +82,7 @@ class NetworkConfig:
         if any(s not in starts for s in self.scales):
             refuse("scales", f"must each halve down to {END_SIZE}: choose from {starts}")
         if isinstance(self.width, tuple) and len(self.width) != len(self.map_sizes):
-            refuse(
-                "width", f"needs one width for each of the map sizes {self.map_sizes}, or one number for all"
-            )
+            refuse("width", f"needs one width for each of the map sizes {self.map_sizes}, or one number for all")
         if any(w < 1 for w in self.widths.values()):
             refuse("width", "must be at least 1")
         if self.units < 1:
@@ -98,7 +96,7 @@ class NetworkConfig:
             "fusion": ("weighted", "add", "concatenate"),
             "fusion_activation": ("identity", "sigmoid"),
             "fusion_norm": ("before", "after", "none"),
-            "resampling": tuple(KERNELS),
+            "resampling": (*KERNELS, "nearest"),
         }.items():
             if getattr(self, name) not in allowed:
                 refuse(name, f"is not one of {', '.join(allowed)}")
@@ -145,7 +143,7 @@ def _triangle(t: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(t), 0.0)
 
 
-KERNELS = {"bicubic": _cubic, "bilinear": _triangle, "nearest": None}
+KERNELS = {"bicubic": _cubic, "bilinear": _triangle}  # "nearest" has none: it copies a pixel
 
 
 def resampling_matrix(source: int, target: int, kind: str = "bicubic") -> Tensor:
@@ -209,9 +207,7 @@ class BasicFeatureExtractionUnit(nn.Module):
     def __init__(self, channels: int, config: NetworkConfig, calls: int = 1) -> None:
         super().__init__()
         bias = config.norm != "before"  # a normalisation right behind would cancel it
-        self.convs = nn.ModuleList(
-            nn.Conv2d(channels, channels, k, padding=k // 2, bias=bias) for k in config.kernels
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, k, padding=k // 2, bias=bias) for k in config.kernels)
         wide = channels * len(config.kernels)
         self.norm = CallNorm(wide, calls if config.norm_per_call else 1) if config.norm != "none" else None
         self.norm_first = config.norm == "before"
@@ -237,9 +233,7 @@ class FeatureExtractionModule(nn.Module):
 
     def __init__(self, channels: int, config: NetworkConfig, calls: int = 1, out: int | None = None) -> None:
         super().__init__()
-        self.units = nn.ModuleList(
-            BasicFeatureExtractionUnit(channels, config, calls) for _ in range(config.units)
-        )
+        self.units = nn.ModuleList(BasicFeatureExtractionUnit(channels, config, calls) for _ in range(config.units))
         self.residual = config.residual
         self.widen = _width_change(channels, out or channels)
 
@@ -273,9 +267,10 @@ class FeatureFusionModule(nn.Module):
         if self.fusion == "add":
             out = f1 + f2
         else:
-            out = self.join(torch.cat([f1, f2], 1))  # F_m = C1x1([F1, F2])
-        if self.fusion == "weighted":
-            out = self.w[0] * f1 + self.w[1] * f2 + self.w[2] * out  # F_o, the sum in eq. 5
+            joined = self.join(torch.cat([f1, f2], 1))  # F_m = C1x1([F1, F2])
+            out = joined
+            if self.fusion == "weighted":
+                out = self.w[0] * f1 + self.w[1] * f2 + self.w[2] * joined  # F_o, the sum in eq. 5
         return self.norm_after(self.activation(self.norm_before(out)))  # eq. 5
 
 
@@ -292,9 +287,7 @@ class MultiScaleFusionNet(nn.Module):
         widths, sizes = config.widths, config.map_sizes
         stem = widths.get(IMAGE_SIZE, widths[sizes[0]])
 
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(1, stem, 3, padding=1, bias=False), nn.BatchNorm2d(stem), nn.ReLU())
         self.resample = nn.ModuleDict(
             {
                 str(scale): nn.Sequential(
@@ -316,9 +309,7 @@ class MultiScaleFusionNet(nn.Module):
 
         # A branch fuses at every size that the branch above also has.
         self.fuse = nn.ModuleList(
-            nn.ModuleDict(
-                {str(s): FeatureFusionModule(widths[s], config) for s in halvings(scale) if s <= above}
-            )
+            nn.ModuleDict({str(s): FeatureFusionModule(widths[s], config) for s in halvings(scale) if s <= above})
             for above, scale in zip((0, *config.scales), config.scales, strict=False)
         )
 
@@ -343,10 +334,10 @@ class MultiScaleFusionNet(nn.Module):
             maps = {}
             for size in halvings(scale):
                 if size in above:
-                    x = fuse[str(size)](x, above[size])  # eq. 5
+                    x = cast(nn.ModuleDict, fuse)[str(size)](x, above[size])  # eq. 5
                 maps[size] = x
                 call = seen[size] = seen.get(size, -1) + 1
-                modules = self.extract[str(size)]
+                modules = cast(nn.ModuleList, self.extract[str(size)])
                 x = modules[0](x, call) if self.config.recursive else modules[call](x)  # eq. 1
             above = maps
             ends.append(x)

@@ -154,9 +154,7 @@ def learning_curves(
     if not epochs:
         raise ValueError("the history is empty: no epoch has ended yet")
     if selected is not None and selected not in epochs:
-        raise ValueError(
-            f"epoch {selected} was selected, but the history runs from {epochs[0]} to {epochs[-1]}"
-        )
+        raise ValueError(f"epoch {selected} was selected, but the history runs from {epochs[0]} to {epochs[-1]}")
     if axes is None:
         figure = plt.figure(figsize=(5.5, 5.5))
         axes = list(figure.subplots(3, sharex=True, height_ratios=(3, 2, 1)))
@@ -208,9 +206,7 @@ def reliability_diagram(bins: Reliability, ax: Axes | None = None, title: str | 
     percent = PercentFormatter(1, decimals=0)
     ax.xaxis.set_major_formatter(percent)
     ax.yaxis.set_major_formatter(percent)
-    ax.set(
-        xlabel="confidence: top probability", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=title or ""
-    )
+    ax.set(xlabel="confidence: top probability", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=title or "")
     ax.legend(loc="upper left", title=f"calibration error {bins.error:.1%}", alignment="left")
     return ax
 

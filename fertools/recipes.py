@@ -164,25 +164,19 @@ def recipe(name: str, overrides: typing.Iterable[str] = ()) -> TrainConfig:
         ValueError: an unknown recipe or field, or a value that does not fit the field.
     """
     if name not in RECIPES:
-        raise ValueError(
-            f"there is no recipe {name!r}{_nearest(name, RECIPES)}; there are: {', '.join(RECIPES)}"
-        )
+        raise ValueError(f"there is no recipe {name!r}{_nearest(name, RECIPES)}; there are: {', '.join(RECIPES)}")
     values = RECIPES[name].to_dict()
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals:
-            raise ValueError(
-                f"cannot read {override!r}; write field=value, e.g. epochs=5 or network.width=16"
-            )
+            raise ValueError(f"cannot read {override!r}; write field=value, e.g. epochs=5 or network.width=16")
         *groups, last = path.strip().split(".")
         place = values
         for group in groups:
-            place = place.get(group) if isinstance(place, dict) else None
+            place = place.get(group, {}) if isinstance(place, dict) else {}
         if not isinstance(place, dict) or last not in place or isinstance(place[last], dict):
             known = _paths(values)
-            raise ValueError(
-                f"there is no field {path!r}{_nearest(path, known)}; there are: {', '.join(known)}"
-            )
+            raise ValueError(f"there is no field {path!r}{_nearest(path, known)}; there are: {', '.join(known)}")
         place[last] = _literal(text.strip())
     return TrainConfig.from_dict(values)
 
@@ -230,14 +224,10 @@ def _fit(value: Any, hint: Any, name: str) -> Any:
             except ValueError:
                 continue
     if origin is tuple and isinstance(value, (tuple, list, int)) and not isinstance(value, bool):
-        return tuple(
-            _fit(v, inner[0], name) for v in (value if isinstance(value, (tuple, list)) else (value,))
-        )
+        return tuple(_fit(v, inner[0], name) for v in (value if isinstance(value, (tuple, list)) else (value,)))
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint in (int, bool) and type(value) is hint:
         return value
-    wanted = (
-        f"one of {', '.join(map(str, inner))}" if origin is Literal else getattr(hint, "__name__", str(hint))
-    )
+    wanted = f"one of {', '.join(map(str, inner))}" if origin is Literal else getattr(hint, "__name__", str(hint))
     raise ValueError(f"{name}={value!r} does not fit; expected {wanted}")

@@ -42,6 +42,7 @@ class Record:
     history: list[dict[str, Any]]  # per epoch: loss, accuracies, learning rate, seconds
     selected: dict[str, Any]  # {"epoch": 38, "by": "accuracy on PublicTest"}
     metrics: dict[str, dict[str, Any]]  # split -> view -> evaluate.Metrics as a dictionary
+    temperature: float | None  # fitted on PublicTest; the view "calibrated" is divided by it
     environment: dict[str, Any]  # code version, machine, libraries, precision
     seconds: float  # spent training, over all interruptions
     resumed: int  # how often the run was picked up from a checkpoint
@@ -58,21 +59,15 @@ class Record:
         path = folder / "record.json"
         if not path.exists():
             if (folder / "checkpoint.safetensors").exists():
-                raise FileNotFoundError(
-                    f"{folder} has not finished: start the same training again to continue it"
-                )
+                raise FileNotFoundError(f"{folder} has not finished: start the same training again to continue it")
             known = sorted(p.parent.name for p in runs.glob("*/record.json"))
-            raise FileNotFoundError(
-                f"there is no run at {folder}; finished runs are: {', '.join(known) or 'none'}"
-            )
+            raise FileNotFoundError(f"there is no run at {folder}; finished runs are: {', '.join(known) or 'none'}")
         return cls(**json.loads(path.read_text()))
 
     def summary(self, metrics: dict[str, dict[str, Any]] | None = None) -> str:
         """A table of accuracies with their 95 % intervals; of other ``metrics`` than the record's if given."""
         chosen = f"epoch {self.selected['epoch']} of {len(self.history)}, chosen by {self.selected['by']}"
-        lines = [
-            f"{self.name}: {self.recipe} on {self.data['name']}, {self.parameters:,} parameters, {chosen}"
-        ]
+        lines = [f"{self.name}: {self.recipe} on {self.data['name']}, {self.parameters:,} parameters, {chosen}"]
         for part, views in (metrics or self.metrics).items():
             for view, found in views.items():
                 low, high = found["accuracy_interval"]
@@ -135,9 +130,7 @@ def environment() -> dict[str, Any]:
     def git(*words: str) -> str | None:
         try:
             here = Path(__file__).parent
-            return subprocess.run(
-                ["git", *words], cwd=here, capture_output=True, text=True, check=True
-            ).stdout.strip()
+            return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return None
 

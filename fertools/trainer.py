@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from tqdm import tqdm
 from fertools import distributed
 from fertools.augment import augment
 from fertools.data import FaceSet
-from fertools.evaluate import Views, evaluate, predict
+from fertools.evaluate import Views, apply_temperature, evaluate, fit_temperature, predict
 from fertools.network import MultiScaleFusionNet
 from fertools.recipes import TrainConfig
 from fertools.records import Record, environment, file_fingerprint, save_predictions
@@ -165,9 +165,7 @@ class Trainer:
     ) -> None:
         self.rank, self.world = distributed.start()
         if config.batch_size % self.world:
-            raise TrainingError(
-                f"a batch of {config.batch_size} cannot be shared by {self.world} processes evenly"
-            )
+            raise TrainingError(f"a batch of {config.batch_size} cannot be shared by {self.world} processes evenly")
         self.config, self.faces, self.folder, self.seed = config, faces, folder, seed
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda" and self.world > 1:
@@ -196,7 +194,7 @@ class Trainer:
         net = MultiScaleFusionNet(dataclasses.replace(config.network, classes=len(faces.classes)))
         if init:
             _start_from(net, init)
-        self.net = net.to(self.device, memory_format=torch.channels_last)
+        self.net = net.to(self.device).to(memory_format=torch.channels_last)
         if self.world > 1:
             distributed.convert(net)
         compiled = compile if compile is not None else self.device.type == "cuda"
@@ -246,9 +244,7 @@ class Trainer:
     def read_losses(self) -> None:
         """Adds the losses of the last steps to the progress; raises where one is not finite."""
         first = self.progress.step - len(self.unread) + 1
-        for step, (loss, correct) in enumerate(
-            torch.stack(self.unread).tolist() if self.unread else (), first
-        ):
+        for step, (loss, correct) in enumerate(torch.stack(self.unread).tolist() if self.unread else (), first):
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"step {step + 1}: the loss is {loss}. {self.last_checkpoint()} "
@@ -287,17 +283,11 @@ class Trainer:
                         log(progress.history[-1])
                     out_of_time = minutes is not None and time.monotonic() - start >= 60 * minutes
                     stop = self.any_process(stopped() or out_of_time)
-                    if (
-                        stop
-                        or progress.step % self.steps == 0
-                        or time.monotonic() - saved >= 60 * checkpoint_minutes
-                    ):
+                    if stop or progress.step % self.steps == 0 or time.monotonic() - saved >= 60 * checkpoint_minutes:
                         self.save()
                         saved = time.monotonic()
                     if stop and progress.step < config.epochs * self.steps:
-                        raise Interrupted(
-                            f"stopped in epoch {epoch + 1} of {config.epochs}. {self.last_checkpoint()}"
-                        )
+                        raise Interrupted(f"stopped in epoch {epoch + 1} of {config.epochs}. {self.last_checkpoint()}")
 
     def end_epoch(self, epoch: int, begun: float) -> None:
         """Evaluates, adds to the history, and keeps the weights if this is the epoch to select."""
@@ -314,9 +304,7 @@ class Trainer:
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         if validation is not None:
-            found = predict(
-                self.evaluated, validation.images, mean=self.mean, std=self.std, device=self.device
-            )
+            found = predict(self.evaluated, validation.images, mean=self.mean, std=self.std, device=self.device)
             entry["validation_accuracy"] = float((found.argmax(1) == validation.labels).mean())
         entry["seconds"] = round(time.monotonic() - begun, 2)
         progress.history.append(entry)
@@ -423,9 +411,15 @@ class Trainer:
         """Evaluates the selected weights on every reported part and writes the record, last of all."""
         net = MultiScaleFusionNet(self.net.config)
         fit(net, self.best, self.checkpoint)
-        net.to(self.device, memory_format=torch.channels_last)
+        net.to(self.device).to(memory_format=torch.channels_last)
         classes = list(self.faces.classes)
-        predictions, metrics = measure(net, self.parts.reported, self.mean, self.std, self.device)
+        pixels = {"mean": self.mean, "std": self.std}
+        temperature = None
+        if self.parts.validation is not None:
+            public = self.parts.validation
+            found = predict(net, public.images, mean=self.mean, std=self.std, device=self.device)
+            temperature = fit_temperature(found, public.labels)
+        predictions, metrics = measure(net, self.parts.reported, **pixels, device=self.device, temperature=temperature)
         epoch = self.selected_epoch()
         best = self.config.select == "best"
         record = Record(
@@ -439,18 +433,18 @@ class Trainer:
                 "reported": {name: len(part) for name, part in self.parts.reported.items()},
             },
             classes=classes,
-            pixels={"mean": self.mean, "std": self.std},
+            pixels=pixels,
             parameters=sum(p.numel() for p in net.parameters()),
             history=self.progress.history,
             selected={"epoch": epoch, "by": "accuracy on PublicTest" if best else "last epoch"},
             metrics=metrics,
-            environment=environment()
-            | {"device": str(self.device), "bf16": self.bf16, "processes": self.world},
+            temperature=temperature,
+            environment=environment() | {"device": str(self.device), "bf16": self.bf16, "processes": self.world},
             seconds=round(self.progress.seconds, 1),
             resumed=self.progress.resumed,
         )
         if self.rank == 0:
-            about = {"classes": classes, "pixels": record.pixels}
+            about = {"classes": classes, "pixels": pixels, "temperature": temperature}
             save_network(self.folder / "model.safetensors", net, about)
             save_predictions(self.folder, predictions)
             record.save(self.folder)
@@ -459,24 +453,34 @@ class Trainer:
 
 
 def measure(
-    net: nn.Module, parts: dict[str, FaceSet], mean: float, std: float, device: torch.device | str
+    net: nn.Module,
+    parts: Mapping[str, FaceSet],
+    mean: float,
+    std: float,
+    device: torch.device | str,
+    temperature: float | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-    """Predictions (by ``"part/view"``) and metrics (part -> view -> plain dictionary) of a network."""
+    """Log-probabilities (by ``"part/view"``) and metrics (part -> view -> plain dictionary) of a network.
+
+    With a temperature, the view ``"calibrated"`` is the one view divided by it.
+    """
     predictions: dict[str, np.ndarray] = {}
     metrics: dict[str, dict[str, Any]] = {}
     for name, part in parts.items():
-        predictions[f"{name}/labels"] = part.labels
-        metrics[name] = {}
-        for views in get_args(Views):
-            found = predict(net, part.images, mean=mean, std=std, device=device, views=views)
-            predictions[f"{name}/{views}"] = found
-            metrics[name][views] = dataclasses.asdict(evaluate(np.exp(found), part.labels, part.classes))
+        found = {
+            views: predict(net, part.images, mean=mean, std=std, device=device, views=views)
+            for views in get_args(Views)
+        }
+        predictions |= {f"{name}/{views}": p for views, p in found.items()} | {f"{name}/labels": part.labels}
+        if temperature is not None:
+            found["calibrated"] = apply_temperature(found["one"], temperature)
+        metrics[name] = {
+            views: dataclasses.asdict(evaluate(np.exp(p), part.labels, part.classes)) for views, p in found.items()
+        }
     return predictions, metrics
 
 
-def evaluate_run(
-    folder: Path, faces: FaceSet, names: Sequence[str], device: str | None = None
-) -> dict[str, Any]:
+def evaluate_run(folder: Path, faces: FaceSet, names: Sequence[str], device: str | None = None) -> dict[str, Any]:
     """Measures a finished run's network again, as its record did: part -> view -> metrics.
 
     Raises:
@@ -485,13 +489,13 @@ def evaluate_run(
     record = Record.load(folder)
     if faces.fingerprint != record.identity["data"]:
         raise TrainingError(f"{faces.source or faces.name} is not the data that {folder} was trained on")
-    net, _ = load_network(folder / "model.safetensors")
+    net, about = load_network(folder / "model.safetensors")
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    net.to(place, memory_format=torch.channels_last)
-    parts = divide(faces, TrainConfig.from_dict(record.identity["config"]), record.identity["seed"]).reported
-    return measure(
-        net, {name: parts[name] for name in names}, record.pixels["mean"], record.pixels["std"], place
-    )[1]
+    net.to(place).to(memory_format=torch.channels_last)
+    config = TrainConfig.from_dict(record.identity["config"])
+    parts = divide(faces, config, record.identity["seed"]).reported
+    chosen = {name: parts[name] for name in names}
+    return measure(net, chosen, **about["pixels"], device=place, temperature=record.temperature)[1]
 
 
 def _seed(*path: int) -> int:
@@ -594,7 +598,7 @@ def _tensorboard(folder: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}; lists and tuples as lists."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")

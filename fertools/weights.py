@@ -38,7 +38,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise WeightsError(f"there are no weights at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not iterable)
             metadata = file.metadata() or {}
         about = json.loads(metadata["fertools"])
     except SafetensorError as error:
@@ -47,9 +47,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "never loaded, since opening one can run any code; ask for safetensors, or train anew."
         ) from None
     except (KeyError, json.JSONDecodeError):
-        raise WeightsError(
-            f"{path} holds tensors but not fertools' description of them in its header"
-        ) from None
+        raise WeightsError(f"{path} holds tensors but not fertools' description of them in its header") from None
     return tensors, about
 
 

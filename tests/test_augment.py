@@ -113,9 +113,7 @@ def test_erasing_covers_2_to_20_percent_of_as_many_as_asked() -> None:
     assert (changed.sum((1, 2)) >= 0.95 * rows * columns).all()  # one box each (a pixel may equal the mean)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"flip": 1.5}, {"erase": -0.1}, {"zoom": 1.0}, {"pad": -1}, {"rotate": -5.0}]
-)
+@pytest.mark.parametrize("bad", [{"flip": 1.5}, {"erase": -0.1}, {"zoom": 1.0}, {"pad": -1}, {"rotate": -5.0}])
 def test_impossible_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="AugmentConfig"):
         AugmentConfig(**bad)

@@ -109,9 +109,7 @@ def test_predict_gives_the_same_whatever_the_batch_and_the_container(images: np.
     np.testing.assert_allclose(np.exp(rough).sum(1), 1, atol=1e-5)
 
 
-def test_predict_leaves_each_module_in_its_mode_also_when_it_fails(
-    net: nn.Sequential, images: np.ndarray
-) -> None:
+def test_predict_leaves_each_module_in_its_mode_also_when_it_fails(net: nn.Sequential, images: np.ndarray) -> None:
     net.train()
     net[1].eval()
     first = predict(net, images, mean=MEAN, std=STD)
@@ -206,9 +204,7 @@ def test_certain_and_wrong_stays_finite() -> None:
 def test_half_precision_is_near_enough_to_one(rng: np.random.Generator) -> None:
     p, y = some_probabilities(rng)
     half = evaluate(p.astype(np.float16), y, CLASSES)
-    assert half.negative_log_likelihood == pytest.approx(
-        evaluate(p, y, CLASSES).negative_log_likelihood, rel=1e-3
-    )
+    assert half.negative_log_likelihood == pytest.approx(evaluate(p, y, CLASSES).negative_log_likelihood, rel=1e-3)
 
 
 @pytest.mark.parametrize(

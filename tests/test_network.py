@@ -40,10 +40,7 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
 def conv(x: np.ndarray, layer: nn.Conv2d) -> np.ndarray:
     weight = layer.weight.detach().numpy().astype(np.float64)
     out = np.stack(
-        [
-            sum(correlate(plane, k, mode="constant") for plane, k in zip(x, kernel, strict=True))
-            for kernel in weight
-        ]
+        [sum(correlate(plane, k, mode="constant") for plane, k in zip(x, kernel, strict=True)) for kernel in weight]
     )
     return out if layer.bias is None else out + layer.bias.detach().numpy()[:, None, None]
 
@@ -51,8 +48,7 @@ def conv(x: np.ndarray, layer: nn.Conv2d) -> np.ndarray:
 def normalise(x: np.ndarray, norm: nn.BatchNorm2d, first: int = 0) -> np.ndarray:
     rows = slice(first, first + len(x))
     mean, var, weight, bias = (
-        t.detach().numpy()[rows, None, None]
-        for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        t.detach().numpy()[rows, None, None] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     )
     return (x - mean) / np.sqrt(var + norm.eps) * weight + bias
 
@@ -280,9 +276,7 @@ def test_a_width_per_map_size() -> None:
     net = MultiScaleFusionNet(NetworkConfig(width=(2, 4, 6, 8)))
     seen: list[tuple[int, ...]] = []
     for module in net.extract.values():
-        module[0].register_forward_hook(
-            lambda m, args, out: seen.append((*args[0].shape[1:3], *out.shape[1:3]))
-        )
+        module[0].register_forward_hook(lambda m, args, out: seen.append((*args[0].shape[1:3], *out.shape[1:3])))
     assert net(torch.zeros(2, 1, 48, 48)).shape == (2, 7)
     assert set(seen) == {(2, 96, 4, 48), (4, 48, 6, 24), (6, 24, 8, 12), (8, 12, 8, 6)}
 

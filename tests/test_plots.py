@@ -91,9 +91,7 @@ def test_no_letter_leaves_the_figure() -> None:
 
 def test_confusion_matrix_shows_percent_and_count_of_each_cell() -> None:
     ax: Any = plots.confusion_matrix(COUNTS, CLASSES, title="PrivateTest")
-    assert texts(ax) == (
-        ["80%", "8", "10%", "1", "10%", "1"] + ["4%", "50", "80%", "1,000", "16%", "200"] + ["–"] * 3
-    )
+    assert texts(ax) == (["80%", "8", "10%", "1", "10%", "1"] + ["4%", "50", "80%", "1,000", "16%", "200"] + ["–"] * 3)
     where = {t.get_text(): t.get_position() for t in ax.texts}
     assert where["16%"] == pytest.approx((2, 1), abs=0.1)  # true class down, predicted across
     np.testing.assert_allclose(ax.images[0].get_array()[:2], COUNTS[:2] / COUNTS[:2].sum(1, keepdims=True))
@@ -152,9 +150,7 @@ def test_learning_curves_draw_the_history_and_mark_the_epoch() -> None:
     assert curves(rate)["learning rate"] == [(1, 0.01), (2, 0.02), (3, 0.01)]
     assert accuracy.get_title() == "a run"
     for ax in axes:  # the line of the selected epoch
-        assert any(
-            line.get_linestyle() == ":" and list(line.get_xydata()[:, 0]) == [3, 3] for line in ax.lines
-        )
+        assert any(line.get_linestyle() == ":" and list(line.get_xydata()[:, 0]) == [3, 3] for line in ax.lines)
 
 
 def test_learning_curves_without_a_validation_set() -> None:

@@ -51,9 +51,7 @@ def test_step_schedule_is_pytorchs_multi_step() -> None:
     peer = torch.optim.lr_scheduler.MultiStepLR(optimizer, range(10, 30, 4), 0.5)
     for epoch in range(30):
         for step in range(3):
-            assert config.learning_rate_at(epoch * 3 + step, 3) == pytest.approx(
-                optimizer.param_groups[0]["lr"]
-            )
+            assert config.learning_rate_at(epoch * 3 + step, 3) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         peer.step()
 

@@ -75,9 +75,7 @@ def test_wrong_shapes_and_names_are_named(saved: Path) -> None:
     header = {"fertools": json.dumps(about)}
     wider = dict(tensors, **{"head.1.weight": torch.zeros(256, 7)})
     save_file(wider, saved, header)
-    with pytest.raises(
-        WeightsError, match=r"head\.1\.weight has shape \(256, 7\), the network wants \(256, 108\)"
-    ):
+    with pytest.raises(WeightsError, match=r"head\.1\.weight has shape \(256, 7\), the network wants \(256, 108\)"):
         load_network(saved)
     fewer = {name: t for name, t in tensors.items() if name != "stem.0.weight"}
     save_file(fewer | {"stray": torch.zeros(1)}, saved, header)

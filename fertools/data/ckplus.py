@@ -120,8 +120,7 @@ def load_ckplus(folder: str | Path = "data/CK+", *, verify: bool = True, progres
     if len(found) < len(sequences):
         left_out = [sequence.name for sequence in sequences if sequence.name not in kept]
         warnings.warn(
-            f"{folder}: no face found in {len(left_out)} of {len(sequences)} films, left out: "
-            f"{', '.join(left_out)}",
+            f"{folder}: no face found in {len(left_out)} of {len(sequences)} films, left out: {', '.join(left_out)}",
             stacklevel=2,
         )
     return _face_set("ckplus", found, np.concatenate([kept[s.name] for s in found]), folder)
@@ -174,8 +173,7 @@ def _sequences_of_crops(folder: Path) -> list[_Sequence]:
             name = _film_of(file)
             if films.setdefault(name, (label, []))[0] != label:
                 raise DataError(
-                    f"{file}: film {name} is also in folder {CK48_FOLDERS[films[name][0]]!r}, "
-                    "but a film has one label"
+                    f"{file}: film {name} is also in folder {CK48_FOLDERS[films[name][0]]!r}, but a film has one label"
                 )
             films[name][1].append(file)
     if not films:

@@ -169,9 +169,7 @@ def detect(gray: np.ndarray, upsample: int = 1) -> list[Box]:
             times the cost of 0: about 0.1 s rather than 0.02 s for 640x490.
     """
     boxes, scores, _ = _detector().run(np.ascontiguousarray(gray), upsample, 0.0)
-    found = [
-        Box(b.left(), b.top(), b.right() + 1, b.bottom() + 1, s) for b, s in zip(boxes, scores, strict=True)
-    ]
+    found = [Box(b.left(), b.top(), b.right() + 1, b.bottom() + 1, s) for b, s in zip(boxes, scores, strict=True)]
     return sorted(found, key=lambda box: -box.score)
 
 

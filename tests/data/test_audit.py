@@ -44,17 +44,12 @@ def test_audit_agrees_with_comparing_each_image_with_each(rows: list[tuple[int, 
     }
     assert found.constant.tolist() == [i for i in everyone if pattern[i] == 0]
     assert found.within == {
-        s: sum(
-            any(pattern[j] == pattern[i] and split[j] == s for j in range(i))
-            for i in everyone
-            if split[i] == s
-        )
+        s: sum(any(pattern[j] == pattern[i] and split[j] == s for j in range(i)) for i in everyone if split[i] == s)
         for s in set(split)
     }
     assert found.across == {
         (a, b): sum(
-            split[i] == a and any(split[j] == b and pattern[j] == pattern[i] for j in everyone)
-            for i in everyone
+            split[i] == a and any(split[j] == b and pattern[j] == pattern[i] for j in everyone) for i in everyone
         )
         for a in set(split)
         for b in set(split)

@@ -41,9 +41,7 @@ def test_absent_stale_damaged_and_pickled_files_are_as_if_not_there(tmp_path: Pa
     assert cache.read(path, "key") is None
 
 
-def test_a_failed_write_warns_and_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_warns_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.npz"
     cache.write(path, "old", ARRAYS)
 

@@ -90,9 +90,7 @@ def test_a_whole_set_is_accepted_and_one_that_lacks_an_image_is_not(tmp_path: Pa
     assert len(load_ckplus48(folder, verify=False)) == 981 - 1 - 54
     for frame in (11, 13):
         (folder / "anger" / f"S000_000_{frame:08d}.png").unlink()
-    with pytest.raises(
-        DataError, match=r"44 labelled films of class 'anger', but CK\+ has 45 \(135 images\)"
-    ):
+    with pytest.raises(DataError, match=r"44 labelled films of class 'anger', but CK\+ has 45 \(135 images\)"):
         load_ckplus48(folder)
 
 

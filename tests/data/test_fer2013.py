@@ -83,9 +83,7 @@ def test_a_csv_with_every_split_is_preferred(tmp_path: Path, tiny_fer2013: FaceS
 
 
 @pytest.mark.parametrize("angry", ["anger", "angry", "Angry"])
-def test_folders_are_read_by_split_class_and_number(
-    tmp_path: Path, tiny_fer2013: FaceSet, angry: str
-) -> None:
+def test_folders_are_read_by_split_class_and_number(tmp_path: Path, tiny_fer2013: FaceSet, angry: str) -> None:
     assert tiny_fer2013.split is not None
     faces = fer2013.load(write_folders(tmp_path, tiny_fer2013, (angry, *fer2013.CLASSES[1:])), verify=False)
     split = np.array([SPLITS.index(name) for name in tiny_fer2013.split])
@@ -234,9 +232,7 @@ def test_an_unknown_class_folder_and_empty_folders_are_refused(tmp_path: Path) -
 def test_what_is_not_the_published_set_is_refused(tmp_path: Path, tiny_fer2013: FaceSet) -> None:
     file = write_csv(tmp_path / "a" / "fer2013.csv", tiny_fer2013)
     md5 = hashlib.md5(file.read_bytes()).hexdigest()
-    with pytest.raises(
-        DataError, match=rf"63 images of 35,887: .*3 found, 3,995 wanted.*{md5}.*verify=False"
-    ):
+    with pytest.raises(DataError, match=rf"63 images of 35,887: .*3 found, 3,995 wanted.*{md5}.*verify=False"):
         fer2013.load(file)
     with pytest.raises(DataError, match="Training anger: 3 found, 3,995 wanted.*verify=False"):
         fer2013.load(write_folders(tmp_path / "b", tiny_fer2013))
@@ -362,7 +358,5 @@ def test_the_published_set_is_read_as_it_stands_in_the_file(published_fer2013: F
         for row, line in enumerate(lines):
             if row % 1000 == 0:
                 label, pixels, split = line.rstrip().split(",")
-                assert [int(value) for value in pixels.split()] == published_fer2013.images[
-                    row
-                ].ravel().tolist()
+                assert [int(value) for value in pixels.split()] == published_fer2013.images[row].ravel().tolist()
                 assert (int(label), split) == (published_fer2013.labels[row], published_fer2013.split[row])

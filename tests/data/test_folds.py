@@ -68,9 +68,7 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         kfold(faces, by="person")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="1 folds: at least 2"):
         kfold(faces, 1)
-    with pytest.raises(
-        DataError, match="need at least 21 images of each class, but 'a' has 20; draw at most 20"
-    ):
+    with pytest.raises(DataError, match="need at least 21 images of each class, but 'a' has 20; draw at most 20"):
         kfold(faces, 21)
     three = replace(faces, subjects=np.array(["x", "y", "z", "z"] * 10))
     with pytest.raises(DataError, match="5 folds by subject need at least 5 subjects of each .* 'a' has 2"):

@@ -43,9 +43,7 @@ def test_a_set_is_loaded_by_name(root: Path) -> None:
         ("ckplus48", "CK+48"),
     ],
 )
-def test_each_name_has_its_place(
-    tmp_path: Path, name: str, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_name_has_its_place(tmp_path: Path, name: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fertools.data, "_fer2013", lambda root: tiny_csv(root))
     with pytest.raises(DataError) as missing:
         load(name, tmp_path)
@@ -56,9 +54,7 @@ def test_each_name_has_its_place(
 def tiny_csv(root: Path) -> FaceSet:
     one = np.zeros((1, 48, 48), np.uint8)
     split = np.array(["Training"])
-    return FaceSet(
-        "fer2013", one, np.zeros(1, np.int64), fer2013.CLASSES, split, source=f"{root}/fer2013.csv"
-    )
+    return FaceSet("fer2013", one, np.zeros(1, np.int64), fer2013.CLASSES, split, source=f"{root}/fer2013.csv")
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
