@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from fertools.errors import FertoolsError, RunError
 from fertools.records import Record, run_folder
 
 app = typer.Typer(
@@ -66,7 +67,6 @@ def train(
     """Train a network and record the run. The same command continues a run that was stopped."""
     from fertools.data import load
     from fertools.recipes import recipe as named
-    from fertools.trainer import Interrupted
     from fertools.trainer import train as run
 
     overrides = set or []
@@ -75,22 +75,18 @@ def train(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     folder = run_folder(out)
-    try:
-        record = run(
-            config,
-            load(data, root),
-            folder,
-            seed=seed,
-            device=device or None,
-            init=run_folder(init) / "model.safetensors" if init else None,
-            recipe=recipe,
-            overrides=overrides,
-            minutes=minutes,
-            tensorboard=tensorboard,
-        )
-    except Interrupted as stop:
-        typer.echo(f"{stop}", err=True)
-        raise typer.Exit(1) from None
+    record = run(
+        config,
+        load(data, root),
+        folder,
+        seed=seed,
+        device=device or None,
+        init=run_folder(init) / "model.safetensors" if init else None,
+        recipe=recipe,
+        overrides=overrides,
+        minutes=minutes,
+        tensorboard=tensorboard,
+    )
     typer.echo(record.summary())
 
 
@@ -112,17 +108,13 @@ def evaluate(
     for part, views in again.items():
         for view, found in views.items():
             if found["confusion"] != record.metrics[part][view]["confusion"]:
-                typer.echo(f"{part}, {view}: the record has other counts, {record.metrics[part][view]['accuracy']:.2%}")
-                raise typer.Exit(1)
+                wanted = record.metrics[part][view]["accuracy"]
+                raise RunError(f"{part}, {view}: the record has other counts, {wanted:.2%}")
 
 
 def main() -> None:
-    """The entry point: errors become one readable line and exit code 1."""
-    from fertools.data import DataError
-    from fertools.trainer import TrainingError
-    from fertools.weights import WeightsError
-
+    """The entry point: the library's own errors become one readable message and exit code 1."""
     try:
         app()
-    except (DataError, TrainingError, WeightsError, FileNotFoundError) as error:
+    except FertoolsError as error:
         sys.exit(f"fertools: {error}")

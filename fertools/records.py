@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from fertools.errors import RunError
+
 RUNS = Path("data/runs")
 
 
@@ -53,15 +55,15 @@ class Record:
         """Reads the record of a run, by its name under ``runs`` or by its folder.
 
         Raises:
-            FileNotFoundError: no such run, or one that has not finished.
+            RunError: no such run, or one that has not finished.
         """
         folder = run_folder(run, runs)
         path = folder / "record.json"
         if not path.exists():
             if (folder / "checkpoint.safetensors").exists():
-                raise FileNotFoundError(f"{folder} has not finished: start the same training again to continue it")
+                raise RunError(f"{folder} has not finished: start the same training again to continue it")
             known = sorted(p.parent.name for p in runs.glob("*/record.json"))
-            raise FileNotFoundError(f"there is no run at {folder}; finished runs are: {', '.join(known) or 'none'}")
+            raise RunError(f"there is no run at {folder}; finished runs are: {', '.join(known) or 'none'}")
         return cls(**json.loads(path.read_text()))
 
     def summary(self, metrics: dict[str, dict[str, Any]] | None = None) -> str:

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from fertools import distributed
 from fertools.augment import augment
 from fertools.data import FaceSet
+from fertools.errors import Interrupted, TrainingError
 from fertools.evaluate import Views, apply_temperature, evaluate, fit_temperature, predict
 from fertools.network import MultiScaleFusionNet
 from fertools.recipes import TrainConfig
@@ -39,14 +40,6 @@ from fertools.records import Record, environment, file_fingerprint, save_predict
 from fertools.weights import fit, load_network, load_weights, save_network, save_weights
 
 UNSEEN = "PrivateTest, unseen"  # the part without images that Training contains too
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the step, the cause and what to do."""
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and left a checkpoint; the same call continues it."""
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fertools.errors import WeightsError
 from fertools.network import MultiScaleFusionNet, NetworkConfig
 from fertools.recipes import config_from_dict
 from fertools.records import whole_file
 
 
-class WeightsError(ValueError):
-    """A weights file cannot be read, or does not fit the network; the message says where."""
-
-
 def save_weights(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes tensors and a JSON description, whole or not at all."""
+    """Writes tensors and a JSON description, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written; an older one is still there.
+    """
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with whole_file(path) as part:
-        save_file(plain, part, {"fertools": json.dumps(about)})
+        try:
+            save_file(plain, part, {"fertools": json.dumps(about)})
+        except SafetensorError as error:  # how the library reports a full disk
+            raise OSError(f"{path}: {error}") from error
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

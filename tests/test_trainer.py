@@ -16,11 +16,12 @@ import pytest
 import torch
 from toy import toy_faces
 
-from fertools.data import DataError, FaceSet
+from fertools.data import FaceSet
+from fertools.errors import DataError, Interrupted, TrainingError
 from fertools.network import MultiScaleFusionNet, NetworkConfig
 from fertools.recipes import TrainConfig
 from fertools.records import Record, load_predictions
-from fertools.trainer import UNSEEN, Interrupted, Trainer, TrainingError, divide, evaluate_run, train
+from fertools.trainer import UNSEEN, Trainer, divide, evaluate_run, train
 from fertools.weights import load_network, load_weights
 
 NETWORK = NetworkConfig(width=(4, 4), scales=(12, 24), units=1, hidden=16)

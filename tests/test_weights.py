@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fertools.errors import WeightsError
 from fertools.network import MultiScaleFusionNet, NetworkConfig
-from fertools.weights import WeightsError, load_network, load_weights, save_network
+from fertools.weights import load_network, load_weights, save_network
 
 SMALL = NetworkConfig(width=(2, 3), scales=(12, 24), units=1, fusion_activation="sigmoid")
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fertools.errors import DataError
+
 SPLITS = ("Training", "PublicTest", "PrivateTest")  # FER2013's own words
 IMAGE_SIZE = 48
-
-
-class DataError(Exception):
-    """A data set is missing, damaged or laid out otherwise; the message says what to do."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fertools.errors import RunError
+from fertools.evaluate import evaluate
+from fertools.records import (
+    Record,
+    environment,
+    file_fingerprint,
+    load_predictions,
+    run_folder,
+    save_predictions,
+    whole_file,
+)
+
+
+def a_record(**changes: object) -> Record:
+    probabilities = np.eye(2)[[0, 1, 1, 1]] * 0.8 + 0.1
+    metrics = dataclasses.asdict(evaluate(probabilities, np.array([0, 1, 1, 0]), ("happy", "sad")))
+    values = {
+        "name": "a-run",
+        "recipe": "cpu-fer2013",
+        "overrides": ["epochs=2"],
+        "identity": {"seed": 0},
+        "data": {"name": "fer2013", "training": 8},
+        "classes": ["happy", "sad"],
+        "pixels": {"mean": 120.0, "std": 60.0},
+        "parameters": 1234,
+        "history": [{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}],
+        "selected": {"epoch": 2, "by": "accuracy on PublicTest"},
+        "metrics": {"PrivateTest": {"one": metrics}},
+        "temperature": 1.25,
+        "environment": {"cores": 2},
+        "seconds": 12.5,
+        "resumed": 1,
+    }
+    return Record(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_a_record_comes_back_by_name_or_by_folder(tmp_path: Path) -> None:
+    record = a_record(notes=["stopped early"])
+    folder = tmp_path / "a-run"
+    folder.mkdir()
+    record.save(folder)
+    assert Record.load("a-run", runs=tmp_path) == record
+    assert Record.load(folder) == record
+    assert [p.name for p in folder.iterdir()] == ["record.json"]
+    assert run_folder("a-run", tmp_path) == folder
+    assert run_folder("else/where", tmp_path) == Path("else/where")
+
+
+def test_a_record_is_plain_json_without_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        a_record(seconds=float("nan")).save(tmp_path)
+    assert not list(tmp_path.iterdir())  # nothing half-written stays
+    a_record().save(tmp_path)
+    assert json.loads((tmp_path / "record.json").read_text())["parameters"] == 1234
+
+
+def test_the_summary_says_what_was_measured_and_what_must_be_known() -> None:
+    text = a_record(notes=["stopped early"]).summary()
+    assert "a-run: cpu-fer2013 on fer2013, 1,234 parameters, epoch 2 of 2, chosen by accuracy on PublicTest" in text
+    assert "75.00%" in text
+    assert "4 images" in text
+    assert "note: stopped early" in text
+
+
+def test_a_missing_run_lists_the_finished_ones(tmp_path: Path) -> None:
+    (tmp_path / "a-run").mkdir()
+    a_record().save(tmp_path / "a-run")
+    with pytest.raises(RunError, match="no run at .*b-run; finished runs are: a-run"):
+        Record.load("b-run", runs=tmp_path)
+    (tmp_path / "c-run").mkdir()
+    (tmp_path / "c-run" / "checkpoint.safetensors").touch()
+    with pytest.raises(RunError, match="has not finished: start the same training again"):
+        Record.load("c-run", runs=tmp_path)
+
+
+def test_predictions_come_back(tmp_path: Path) -> None:
+    made = {"PrivateTest/one": np.log(np.full((3, 2), 0.5, np.float32)), "PrivateTest/labels": np.array([0, 1, 1])}
+    save_predictions(tmp_path, made)
+    found = load_predictions(tmp_path)
+    assert found.keys() == made.keys()
+    for name, values in made.items():
+        assert np.array_equal(found[name], values)
+        assert found[name].dtype == values.dtype
+
+
+def test_whole_file_keeps_the_old_one_when_writing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with whole_file(path) as part:
+            part.write_text("ne")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_half()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
+    with whole_file(path) as part:
+        part.write_text("new")
+    assert path.read_text() == "new"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+def test_a_full_disk_for_real(tmp_path: Path) -> None:
+    """The kernel refuses the second kilobyte, in a process of its own."""
+    (tmp_path / "x.safetensors").write_text("old")
+    script = (
+        "import resource, signal, sys, pathlib, torch\n"
+        "from fertools.weights import save_weights\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
+        "try:\n"
+        "    save_weights(pathlib.Path(sys.argv[1]), {'a': torch.zeros(10000)}, {})\n"
+        "except OSError as error:\n"
+        "    print('refused:', error)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "x.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "refused:" in done.stdout, done.stderr
+    assert (tmp_path / "x.safetensors").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_fingerprint_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"weights")
+    assert file_fingerprint(tmp_path / "x") == "sha256:" + hashlib.sha256(b"weights").hexdigest()
+
+
+def test_environment_is_plain_and_names_the_code() -> None:
+    found = environment()
+    assert json.loads(json.dumps(found)) == found
+    assert {"commit", "changed", "python", "libraries", "cores", "threads", "cpu", "gpu"} <= found.keys()
