@@ -65,6 +65,7 @@ def train(
     root: Root = Path("data"),
 ) -> None:
     """Train a network and record the run. The same command continues a run that was stopped."""
+    from fertools import distributed
     from fertools.data import load
     from fertools.recipes import recipe as named
     from fertools.trainer import train as run
@@ -87,7 +88,8 @@ def train(
         minutes=minutes,
         tensorboard=tensorboard,
     )
-    typer.echo(record.summary())
+    if distributed.start()[0] == 0:
+        typer.echo(record.summary())
 
 
 @app.command()

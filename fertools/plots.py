@@ -145,7 +145,7 @@ def learning_curves(
 
     Args:
         history: one entry per epoch with ``epoch``, ``loss``, ``train_accuracy``,
-            ``validation_accuracy`` and ``lr``; accuracies from 0 to 1. A value that is missing or
+            ``validation_accuracy`` and ``learning_rate``; accuracies from 0 to 1. A value that is missing or
             None is left out, and a curve without values too.
         selected: the epoch whose weights were kept; it gets a line, and its accuracy is named.
         axes: three Axes to draw into.
@@ -164,7 +164,7 @@ def learning_curves(
         (accuracy, "train_accuracy", "training", BLUE),
         (accuracy, "validation_accuracy", "validation", VERMILLION),
         (loss, "loss", "training", BLUE),
-        (rate, "lr", "learning rate", FAINT),
+        (rate, "learning_rate", "learning rate", FAINT),
     ):
         points = [(e["epoch"], e[key]) for e in history if e.get(key) is not None]
         if points:

@@ -85,6 +85,28 @@ class Record:
             part.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
 
+def results_table(runs: Path = RUNS) -> str:
+    """The README's table: what every recorded FER2013 run reached on PrivateTest, in Markdown."""
+
+    def cell(part: str, view: str) -> str:
+        found = record.metrics[part][view]
+        low, high = found["accuracy_interval"]
+        return f"{100 * found['accuracy']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+
+    lines = [
+        "| run | parameters | seed | epoch | one view, % | ten crops, % | one view, unseen images, % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(runs.glob("*/record.json")):
+        record = Record.load(path.parent)
+        if "PrivateTest" in record.metrics:
+            cells = [cell("PrivateTest", "one"), cell("PrivateTest", "ten-crop"), cell("PrivateTest, unseen", "one")]
+            epoch = f"{record.selected['epoch']} of {len(record.history)}"
+            facts = [f"`{record.name}`", f"{record.parameters:,}", str(record.identity["seed"]), epoch, *cells]
+            lines.append(f"| {' | '.join(facts)} |")
+    return "\n".join(lines)
+
+
 def run_folder(run: str | Path, runs: Path = RUNS) -> Path:
     """The folder of a run that is named, or that is a path itself."""
     path = Path(run)

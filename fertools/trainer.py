@@ -200,7 +200,7 @@ class Trainer:
 
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}  # the selected epoch's weights
-        self.unread: list[Tensor] = []  # (summed loss, correct) of steps that were not looked at yet
+        self.unread: list[Tensor] = []  # (step, summed loss, correct) of steps not looked at yet
 
     # --- training ---
 
@@ -219,7 +219,8 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.forward(x).float()
         loss = F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
-        self.unread.append(torch.stack([loss.detach() * len(y), (logits.argmax(1) == y).sum()]))
+        correct = (logits.argmax(1) == y).sum()
+        self.unread.append(torch.stack([correct.new_tensor(progress.step), loss.detach() * len(y), correct]))
         if self.device.type == "cpu" or len(self.unread) == 50:  # reading makes a GPU wait
             self.read_losses()
 
@@ -236,11 +237,10 @@ class Trainer:
 
     def read_losses(self) -> None:
         """Adds the losses of the last steps to the progress; raises where one is not finite."""
-        first = self.progress.step - len(self.unread) + 1
-        for step, (loss, correct) in enumerate(torch.stack(self.unread).tolist() if self.unread else (), first):
+        for step, loss, correct in torch.stack(self.unread).tolist() if self.unread else ():
             if not math.isfinite(loss):
                 raise TrainingError(
-                    f"step {step + 1}: the loss is {loss}. {self.last_checkpoint()} "
+                    f"step {int(step) + 1}: the loss is {loss}. {self.last_checkpoint()} "
                     "Lower the learning rate (--set learning_rate=...) or clip the gradient (--set clip=1)."
                 )
             self.progress.loss_sum += loss
@@ -315,7 +315,8 @@ class Trainer:
     def describe(self, epoch: int) -> str:
         """The progress bar's words."""
         progress = self.progress
-        seen = max(1, ((progress.step - 1) % self.steps + 1) * self.config.batch_size // self.world)
+        read = (progress.step - 1) % self.steps + 1 - len(self.unread)
+        seen = max(1, read * self.config.batch_size // self.world)
         words = f"epoch {epoch + 1}/{self.config.epochs}, loss {progress.loss_sum / seen:.3f}"
         words += f", accuracy {progress.correct / seen:.1%}"
         if progress.history and self.parts.validation is not None:

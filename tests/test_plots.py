@@ -50,7 +50,7 @@ def contrast(a: str | tuple, b: str | tuple) -> float:
 def every_figure() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     net = MultiScaleFusionNet(NetworkConfig(width=2, units=1, hidden=8))
-    history = [{"epoch": 1, "loss": 1.0, "train_accuracy": 0.4, "validation_accuracy": 0.3, "lr": 0.1}]
+    history = [{"epoch": 1, "loss": 1.0, "train_accuracy": 0.4, "validation_accuracy": 0.3, "learning_rate": 0.1}]
     return {
         "confusion_matrix": plots.confusion_matrix(COUNTS, CLASSES).figure,
         "learning_curves": plots.learning_curves(history, 1)[0].figure,
@@ -129,9 +129,9 @@ def test_counts_must_fit_the_classes(draw: Callable[..., Axes]) -> None:
 # --- learning curves --------------------------------------------------------------------------
 
 HISTORY: list[dict[str, Any]] = [
-    {"epoch": 1, "loss": 1.5, "train_accuracy": 0.4, "validation_accuracy": 0.35, "lr": 0.01},
-    {"epoch": 2, "loss": 1.2, "train_accuracy": 0.5, "validation_accuracy": None, "lr": 0.02},
-    {"epoch": 3, "loss": 1.0, "train_accuracy": 0.6, "validation_accuracy": 0.55, "lr": 0.01},
+    {"epoch": 1, "loss": 1.5, "train_accuracy": 0.4, "validation_accuracy": 0.35, "learning_rate": 0.01},
+    {"epoch": 2, "loss": 1.2, "train_accuracy": 0.5, "validation_accuracy": None, "learning_rate": 0.02},
+    {"epoch": 3, "loss": 1.0, "train_accuracy": 0.6, "validation_accuracy": 0.55, "learning_rate": 0.01},
 ]
 
 

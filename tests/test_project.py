@@ -17,6 +17,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from fertools.records import results_table
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -90,6 +92,15 @@ def test_readme_python_runs() -> None:
     names: dict[str, object] = {}
     exec(lines, names)
     assert names["scores"].shape == (1, 7)  # type: ignore[attr-defined]
+
+
+def test_readme_shows_what_the_records_hold(tracked: list[str]) -> None:
+    """Every line is computed from a record, and every tracked record has its line."""
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split("<!-- results -->\n")[1].split("\n<!-- /results -->")[0].splitlines()
+    wanted = results_table(ROOT / "data" / "runs").splitlines()
+    kept = [line for line in wanted[2:] if f"data/runs/{line.split('`')[1]}/record.json" in tracked]
+    assert shown == wanted[:2] + kept, "put this between the marks in README.md:\n" + "\n".join(wanted[:2] + kept)
 
 
 def code(page: Path) -> list[str]:

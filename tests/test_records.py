@@ -17,6 +17,7 @@ from fertools.records import (
     environment,
     file_fingerprint,
     load_predictions,
+    results_table,
     run_folder,
     save_predictions,
     whole_file,
@@ -72,6 +73,19 @@ def test_the_summary_says_what_was_measured_and_what_must_be_known() -> None:
     assert "75.00%" in text
     assert "4 images" in text
     assert "note: stopped early" in text
+
+
+def test_the_table_has_a_row_for_each_run_on_fer2013(tmp_path: Path) -> None:
+    one = dataclasses.asdict(evaluate(np.full((4, 2), 0.5), np.array([0, 1, 0, 0]), ("happy", "sad")))
+    every = {"one": one, "ten-crop": one}
+    for name, parts in {"b": ("PrivateTest", "PrivateTest, unseen"), "a": ("fold",)}.items():
+        (tmp_path / name).mkdir()
+        record = a_record(name=name, metrics={part: every for part in parts})
+        record.save(tmp_path / name)
+    _, _, *rows = results_table(tmp_path).splitlines()
+    low, high = one["accuracy_interval"]
+    cell = f"75.00 ({100 * low:.2f} to {100 * high:.2f})"
+    assert rows == [f"| `b` | 1,234 | 0 | 2 of 2 | {cell} | {cell} | {cell} |"]
 
 
 def test_a_missing_run_lists_the_finished_ones(tmp_path: Path) -> None:

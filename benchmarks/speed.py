@@ -1,0 +1,159 @@
+"""Images per second of training and of inference: the trainer's way beside a plain one.
+
+    make bench
+
+"plain" is what a first version of such a script does: fp32, the memory layout PyTorch starts with,
+an eager loop, and a DataLoader that pads, crops, flips and normalises image by image. "fertools" is
+:class:`fertools.trainer.Trainer` itself. Both train the same network on the same number of made-up
+images with the same batch. Each measurement runs in a process of its own, one after the other, so
+that peak memory is its own and the ratio is of one machine at one time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+WIDTHS = (16, 32, 64)
+
+
+def measure(way: str, width: int, batch: int, seconds: float) -> dict[str, float]:
+    """Images per second of training and inference, and peak memory in MiB, of this process."""
+    import numpy as np
+    import torch
+
+    from fertools.data import FaceSet
+    from fertools.network import NetworkConfig
+    from fertools.recipes import TrainConfig
+
+    n = 40 * batch
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (n, 48, 48), dtype=np.uint8)
+    split = np.array(["Training"] * (n - 2 * batch) + ["PublicTest"] * batch + ["PrivateTest"] * batch)
+    faces = FaceSet("noise", images, rng.integers(0, 7, n), tuple("abcdefg"), split=split)
+    config = TrainConfig(epochs=1, network=NetworkConfig(width=width), batch_size=batch)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    train, infer = (plain if way == "plain" else ours)(config, faces, device)
+    found = {"training": rate(train, batch, seconds, device), "inference": rate(infer, 256, seconds, device)}
+    if device == "cuda":
+        found["memory"] = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        found["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return found
+
+
+def ours(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
+    import torch
+
+    from fertools.evaluate import predict
+    from fertools.trainer import Trainer
+
+    trainer = Trainer(config, faces, Path("unused"), device=device)
+    test = torch.from_numpy(faces.images[:256]).repeat(3, 1, 1)[:256]
+
+    def train() -> None:
+        trainer.net.train()
+        trainer.step(torch.randint(len(trainer.labels), (config.batch_size,), device=device))
+
+    def infer() -> None:
+        predict(trainer.net, test, mean=trainer.mean, std=trainer.std, device=device)
+
+    return train, infer
+
+
+def plain(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
+    import torch
+    import torch.nn.functional as F
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision.transforms import v2
+
+    from fertools.network import MultiScaleFusionNet
+
+    random = v2.Compose([v2.Pad(4), v2.RandomCrop(48), v2.RandomHorizontalFlip()])
+    normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
+
+    class Images(Dataset):
+        def __init__(self, transform: Any) -> None:
+            self.transform = transform
+
+        def __len__(self) -> int:
+            return 1 << 20  # goes round and round
+
+        def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+            i %= len(faces)
+            return self.transform(torch.from_numpy(faces.images[i])[None]), int(faces.labels[i])
+
+    net = MultiScaleFusionNet(config.network).to(device)
+    optimizer = torch.optim.SGD(net.parameters(), config.learning_rate, config.momentum, weight_decay=5e-4)
+    batches = iter(DataLoader(Images(v2.Compose([random, normalise])), config.batch_size, num_workers=0))
+    tests = iter(DataLoader(Images(normalise), 256, num_workers=0))
+
+    def train() -> None:
+        net.train()
+        x, y = next(batches)
+        loss = F.cross_entropy(net(x.to(device)), y.to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    def infer() -> None:
+        net.eval()
+        with torch.no_grad():
+            net(next(tests)[0].to(device)).softmax(1).cpu()
+
+    return train, infer
+
+
+def rate(step: Any, images: int, seconds: float, device: str) -> float:
+    """Images per second of the median step, after a few to warm up."""
+    import torch
+
+    def timed() -> float:
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    for _ in range(3):
+        timed()
+    times: list[float] = []
+    while sum(times) < seconds or len(times) < 5:
+        times.append(timed())
+    return images / sorted(times)[len(times) // 2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=16, help="images per training step (the paper's 16)")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--seconds", type=float, default=10.0, help="time for each measurement")
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "WIDTH"), help=argparse.SUPPRESS)  # the process's own
+    call = parser.parse_args()
+    if call.one:
+        print(json.dumps(measure(call.one[0], int(call.one[1]), call.batch, call.seconds)))
+        return
+
+    def run(way: str, width: int) -> dict[str, float]:
+        words = ["--batch", str(call.batch), "--seconds", str(call.seconds), "--one", way, str(width)]
+        done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, check=True)
+        return json.loads(done.stdout)
+
+    print(f"images/s at batch {call.batch}; inference at batch 256; memory is the process's peak")
+    print(f"{'width':>5} {'':<10} {'plain':>10} {'fertools':>10} {'ratio':>7}")
+    for width in call.widths:
+        a, b = run("plain", width), run("fertools", width)
+        for what in ("training", "inference"):
+            print(f"{width:>5} {what:<10} {a[what]:>10.1f} {b[what]:>10.1f} {b[what] / a[what]:>6.2f}x")
+        print(f"{width:>5} {'memory':<10} {a['memory']:>6.0f} MiB {b['memory']:>6.0f} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
