@@ -11,13 +11,10 @@ A run is a folder, ``data/runs/NAME/``:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from fertools.errors import RunError
+from fertools.files import whole_file
 
 RUNS = Path("data/runs")
 
@@ -123,28 +121,6 @@ def load_predictions(folder: Path) -> dict[str, np.ndarray]:
     """Log-probabilities (N, classes) by ``"split/view"``, and labels by ``"split/labels"``."""
     with np.load(folder / "predictions.npz", allow_pickle=False) as archive:
         return dict(archive)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; it takes the place of ``path`` only when everything went well.
-
-    A process killed or a disk filled in the middle leaves the old file as it was.
-    """
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
-    try:
-        yield part
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def file_fingerprint(path: Path) -> str:
-    """``"sha256:..."`` over a file's bytes."""
-    with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def environment() -> dict[str, Any]:

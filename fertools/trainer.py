@@ -34,9 +34,10 @@ from fertools.augment import augment
 from fertools.data import FaceSet
 from fertools.errors import Interrupted, TrainingError
 from fertools.evaluate import Views, apply_temperature, evaluate, fit_temperature, predict
+from fertools.files import file_fingerprint
 from fertools.network import MultiScaleFusionNet
 from fertools.recipes import TrainConfig
-from fertools.records import Record, environment, file_fingerprint, save_predictions
+from fertools.records import Record, environment, save_predictions
 from fertools.weights import fit, load_network, load_weights, save_network, save_weights
 
 UNSEEN = "PrivateTest, unseen"  # the part without images that Training contains too

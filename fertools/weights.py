@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fertools.errors import WeightsError
+from fertools.files import whole_file
 from fertools.network import MultiScaleFusionNet, NetworkConfig
 from fertools.recipes import config_from_dict
-from fertools.records import whole_file
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

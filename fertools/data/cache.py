@@ -7,13 +7,14 @@ trusted: without the right key, or damaged, it is as if it were not there. It ho
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fertools.files import whole_file
 
 
 def source_key(files: Iterable[Path], *settings: object) -> str:
@@ -49,13 +50,8 @@ def write(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
     Where the folder cannot be written to, or the disk is full, it warns and keeps nothing.
     """
     contents: dict[str, Any] = {"key": np.array(key), **arrays}
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            with open(unfinished, "wb") as out:
-                np.savez(out, **contents)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with whole_file(path) as part:
+            np.savez(part, **contents)
     except OSError as error:
         warnings.warn(f"{path} cannot be written ({error}): the next read will be as slow", stacklevel=2)
