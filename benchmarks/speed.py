@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 WIDTHS = (16, 32, 64)
+TEST_BATCH = 64
 
 
 def measure(way: str, width: int, batch: int, seconds: float) -> dict[str, float]:
@@ -40,7 +41,7 @@ def measure(way: str, width: int, batch: int, seconds: float) -> dict[str, float
     config = TrainConfig(epochs=1, network=NetworkConfig(width=width), batch_size=batch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, infer = (plain if way == "plain" else ours)(config, faces, device)
-    found = {"training": rate(train, batch, seconds, device), "inference": rate(infer, 256, seconds, device)}
+    found = {"training": rate(train, batch, seconds, device), "inference": rate(infer, TEST_BATCH, seconds, device)}
     if device == "cuda":
         found["memory"] = torch.cuda.max_memory_allocated() / 2**20
     else:
@@ -55,7 +56,7 @@ def ours(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
     from fertools.trainer import Trainer
 
     trainer = Trainer(config, faces, Path("unused"), device=device)
-    test = torch.from_numpy(faces.images[:256]).repeat(3, 1, 1)[:256]
+    test = torch.from_numpy(faces.images[:TEST_BATCH])
 
     def train() -> None:
         trainer.net.train()
@@ -92,7 +93,7 @@ def plain(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
     net = MultiScaleFusionNet(config.network).to(device)
     optimizer = torch.optim.SGD(net.parameters(), config.learning_rate, config.momentum, weight_decay=5e-4)
     batches = iter(DataLoader(Images(v2.Compose([random, normalise])), config.batch_size, num_workers=0))
-    tests = iter(DataLoader(Images(normalise), 256, num_workers=0))
+    tests = iter(DataLoader(Images(normalise), TEST_BATCH, num_workers=0))
 
     def train() -> None:
         net.train()
@@ -122,10 +123,10 @@ def rate(step: Any, images: int, seconds: float, device: str) -> float:
             torch.cuda.synchronize()
         return time.perf_counter() - start
 
-    for _ in range(3):
+    for _ in range(2):
         timed()
     times: list[float] = []
-    while sum(times) < seconds or len(times) < 5:
+    while sum(times) < seconds or len(times) < 3:
         times.append(timed())
     return images / sorted(times)[len(times) // 2]
 
@@ -146,7 +147,7 @@ def main() -> None:
         done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, check=True)
         return json.loads(done.stdout)
 
-    print(f"images/s at batch {call.batch}; inference at batch 256; memory is the process's peak")
+    print(f"images/s at batch {call.batch}; inference at batch {TEST_BATCH}; memory is the process's peak")
     print(f"{'width':>5} {'':<10} {'plain':>10} {'fertools':>10} {'ratio':>7}")
     for width in call.widths:
         a, b = run("plain", width), run("fertools", width)

@@ -64,7 +64,11 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")] = False,
     root: Root = Path("data"),
 ) -> None:
-    """Train a network and record the run. The same command continues a run that was stopped."""
+    """Train a network and record the run. The same command continues a run that was stopped.
+
+    Under torchrun, several processes share each batch, with the result of one:
+    torchrun --nproc-per-node 2 -m fertools train ...
+    """
     from fertools import distributed
     from fertools.data import load
     from fertools.recipes import recipe as named
