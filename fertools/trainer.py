@@ -199,6 +199,7 @@ class Trainer:
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and _computes_bf16(self.device))
         self.generator = torch.Generator(self.device)
 
+        self.environment = environment()  # the code that trains, whatever is checked out when it ends
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}  # the selected epoch's weights
         self.unread: list[Tensor] = []  # (step, summed loss, correct) of steps not looked at yet
@@ -434,7 +435,7 @@ class Trainer:
             selected={"epoch": epoch, "by": "accuracy on PublicTest" if best else "last epoch"},
             metrics=metrics,
             temperature=temperature,
-            environment=environment() | {"device": str(self.device), "bf16": self.bf16, "processes": self.world},
+            environment=self.environment | {"device": str(self.device), "bf16": self.bf16, "processes": self.world},
             seconds=round(self.progress.seconds, 1),
             resumed=self.progress.resumed,
         )
