@@ -383,7 +383,10 @@ from test_trainer import DISTRIBUTED
 from fertools.trainer import train
 train(DISTRIBUTED, toy_faces(), Path(sys.argv[1]), device="cpu", progress=False)
 """
-DISTRIBUTED = dataclasses.replace(CONFIG, epochs=2, network=dataclasses.replace(NETWORK, head_norm=True))
+# Few and small steps: later ones multiply the differences in rounding.
+DISTRIBUTED = dataclasses.replace(
+    CONFIG, epochs=1, learning_rate=0.01, network=dataclasses.replace(NETWORK, head_norm=True)
+)
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
@@ -398,7 +401,7 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     assert two.environment["processes"] == 2
     mine, theirs = (load_weights(tmp_path / name / "model.safetensors")[0] for name in ("one", "two"))
     for name, value in mine.items():
-        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
     for a, b in zip(one.history, two.history, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
         assert a["train_accuracy"] == pytest.approx(b["train_accuracy"], abs=0.01)
