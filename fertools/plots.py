@@ -10,8 +10,8 @@ All share one style, :func:`style`; use it yourself to make a figure that holds 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
@@ -62,12 +62,18 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def style() -> AbstractContextManager[None]:
-    """The figures' style, for the length of a ``with`` block."""
-    return mpl.rc_context(STYLE)
+@contextmanager
+def style() -> Iterator[None]:
+    """The figures' style, for the length of a ``with`` block or of a function that it decorates."""
+    with mpl.rc_context(STYLE):
+        yield
+        interactive = mpl.is_interactive()
+    # A notebook turns this on with its first figure. Matplotlib would set it back here, and the
+    # notebook would show no figure after that one.
+    mpl.interactive(interactive)
 
 
-@mpl.rc_context(STYLE)
+@style()
 def confusion_matrix(
     counts: np.ndarray | list[list[int]],
     classes: Sequence[str],
@@ -134,7 +140,7 @@ def _ink_on(rgb: Sequence[float] | np.ndarray) -> str:
     return "black" if ground / 0.05 > 1.05 / ground else "white"
 
 
-@mpl.rc_context(STYLE)
+@style()
 def learning_curves(
     history: Sequence[Mapping[str, Any]],
     selected: int | None = None,
@@ -187,7 +193,7 @@ def learning_curves(
     return [accuracy, loss, rate]
 
 
-@mpl.rc_context(STYLE)
+@style()
 def reliability_diagram(bins: Reliability, ax: Axes | None = None, title: str | None = None) -> Axes:
     """How often the network was right, by how sure it was (Guo et al. 2017, figure 1).
 
@@ -211,7 +217,7 @@ def reliability_diagram(bins: Reliability, ax: Axes | None = None, title: str | 
     return ax
 
 
-@mpl.rc_context(STYLE)
+@style()
 def class_recall(
     counts: np.ndarray | list[list[int]],
     classes: Sequence[str],
@@ -252,7 +258,7 @@ def _bars(successes: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.maximum([shares - low, high - shares], 0)  # rounding may put an end past a share of 0 or 1
 
 
-@mpl.rc_context(STYLE)
+@style()
 def fusion_weights(net: MultiScaleFusionNet, ax: Axes | None = None, title: str | None = None) -> Axes:
     """The learned weights w1, w2 and w3 of every feature fusion module (eq. 5); they start at 1.
 

@@ -238,3 +238,15 @@ def test_fusion_weights_needs_some(config: dict[str, Any]) -> None:
     net = MultiScaleFusionNet(NetworkConfig(width=2, units=1, hidden=8, **config))
     with pytest.raises(ValueError, match="no fusion weights to draw"):
         plots.fusion_weights(net)
+
+
+def test_a_notebook_keeps_showing_figures_after_the_first() -> None:
+    """In a kernel of its own, as Jupyter runs a page: every cell that draws shows its figure."""
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    draw = "from fertools import plots; plots.class_recall([[3, 1], [1, 3]], ('happy', 'sad'));"
+    notebook = new_notebook(cells=[new_code_cell(draw), new_code_cell(draw)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    for cell in notebook.cells:
+        assert any("image/png" in output.get("data", {}) for output in cell.outputs)
