@@ -1,12 +1,15 @@
 # `make test` and `make book` work on a fresh machine with Python 3.11, 3.12 or 3.13: each first makes
-# the virtual environment .venv with the exact versions of constraints.txt.
+# the virtual environment .venv with the exact versions of constraints.txt. `make CONSTRAINTS= ...`
+# takes the newest versions that pyproject.toml allows.
 
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BUILD := $(BIN)/jupyter-book build . -W -n --keep-going
 
-.PHONY: help env test book notebooks bench clean
+.PHONY: help env test book check pdf links notebooks bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -14,12 +17,13 @@ help: ## show this list
 
 env: $(INSTALLED) ## make the virtual environment .venv
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
 	  echo "fertools needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is: $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another one: make PYTHON=python3.12 $(or $(MAKECMDGOALS),help)"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,book,tensorboard]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) \
+	  -e ".[test,book,tensorboard]"
 	@touch $@
 
 test: $(INSTALLED) ## check style and types, then run the tests
@@ -28,19 +32,23 @@ test: $(INSTALLED) ## check style and types, then run the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-# A page is executed again when its own text changed. What it imports or reads is watched here: where
-# that changed, everything built is dropped, the cache of executed pages with it.
-BOOK_READS := $(INSTALLED) _config.yml $(shell find fertools -name '*.py') \
-  $(wildcard data/*.csv data/runs/*/record.json)
-
-_build/.started: $(BOOK_READS)
-	rm -rf _build
-	@mkdir -p _build && touch $@
-
-book: _build/.started ## build the book into _build/html; a warning is an error
-	$(BIN)/python -m pytest -q tests/book
-	$(BIN)/jupyter-book build . -W -n --keep-going
+# A page is executed where its cells changed, or something that it imports or reads: see stale.py.
+book: $(INSTALLED) ## build the book into _build/html; a warning is an error
+	$(BIN)/python -m pytest -q tests/book/test_pairs.py
+	$(BIN)/python book/_tools/stale.py
+	$(BUILD)
+	$(BIN)/python -m pytest -q tests/book/test_html.py --built
 	@echo "The book is ready: open _build/html/index.html"
+
+check: book ## look at every page in Chromium: accessible in both themes, on a telephone, offline
+	$(BIN)/python -m pytest -q tests/book/test_accessibility.py --built
+
+pdf: book ## print the book to _build/book.pdf, with Chromium
+	$(BUILD) --builder singlehtml
+	$(BIN)/python book/_tools/pdf.py _build/singlehtml/book/index.html _build/book.pdf
+
+links: book ## ask every other host that the book links to whether the page is there
+	$(BUILD) --builder linkcheck
 
 notebooks: $(INSTALLED) ## write each chapter's .ipynb from its .md
 	$(BIN)/jupytext --quiet --to ipynb --update $(shell grep -lE '^jupytext:' book/*.md)

@@ -1,7 +1,8 @@
 """Facial expression recognition with the multi-scale feature fusion network of Wang et al.
 
 ``network`` reads beside the paper; ``data`` reads the sets; ``recipes``, ``augment`` and ``trainer``
-train; ``evaluate`` measures, ``records`` keeps, ``plots`` draws; ``cli`` is the command ``fertools``.
+train; ``evaluate`` measures, ``records`` keeps, ``plots`` draws; ``predict`` labels the faces in a picture
+or a film; ``cli`` is the command ``fertools``.
 """
 
 from __future__ import annotations

@@ -21,5 +21,13 @@ class RunError(FertoolsError):
     """There is no such run, or it has not finished."""
 
 
+class SweepError(FertoolsError):
+    """A sweep file asks for what cannot be, or some of its runs failed; the message names them."""
+
+
+class ExportError(FertoolsError):
+    """The exported network would not answer as the trained one does; nothing was written."""
+
+
 class Interrupted(FertoolsError):
     """Training was asked to stop and left a checkpoint; the same call continues it."""

@@ -227,7 +227,7 @@ class Reliability:
     @property
     def error(self) -> float:
         """Expected calibration error: the mean over the images of their bin's gap
-        |accuracy - confidence| (Guo, Pleiss, Sun and Weinberger 2017, eq. 3)."""
+        ``|accuracy - confidence|`` (Guo, Pleiss, Sun and Weinberger 2017, eq. 3)."""
         full = self.counts > 0
         return float(np.average(np.abs(self.accuracy - self.confidence)[full], weights=self.counts[full]))
 
@@ -286,6 +286,47 @@ def apply_temperature(log_probabilities: np.ndarray, temperature: float) -> np.n
     if not (np.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be finite and above 0, not {temperature}")
     return log_softmax(np.asarray(log_probabilities, float) / temperature, axis=1).astype(np.float32)
+
+
+# --- Abstention -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class RiskCoverage:
+    """What a classifier gains by answering only where it is sure: one entry per threshold, falling.
+
+    Attributes:
+        thresholds: every top probability that occurs; an image is answered where its own is as high.
+        coverage: the share of all images that are answered, above 0, up to 1.
+        risk: the share of wrong ones among those.
+    """
+
+    thresholds: np.ndarray
+    coverage: np.ndarray
+    risk: np.ndarray
+
+
+def risk_coverage(probabilities: np.ndarray, labels: np.ndarray) -> RiskCoverage:
+    """The risk-coverage curve of the top probability (El-Yaniv and Wiener 2010; Geifman and El-Yaniv 2017).
+
+    Images of equal top probability are answered together, so that their order does not matter.
+    Takes probabilities (N, classes) and labels (N,), and raises like :func:`evaluate`.
+    """
+    p, labels = _check(probabilities, labels, are_probabilities=True)
+    thresholds, which = np.unique(-p.max(1), return_inverse=True)  # falling
+    answered = np.bincount(which).cumsum()
+    wrong = np.bincount(which, weights=p.argmax(1) != labels).cumsum()
+    return RiskCoverage(-thresholds, answered / len(p), wrong / answered)
+
+
+def abstention_threshold(curve: RiskCoverage, accuracy: float) -> float:
+    """The lowest threshold, so the largest coverage, at which ``accuracy`` (0 to 1) of the answers are right.
+
+    Infinity where none is: such a classifier has to abstain from every image. Choose it on images
+    that are not reported on; on others the accuracy may fall short of the target.
+    """
+    enough = np.flatnonzero(1 - curve.risk >= accuracy)
+    return float(curve.thresholds[enough[-1]]) if len(enough) else float("inf")
 
 
 def _check(values: np.ndarray, labels: np.ndarray, are_probabilities: bool = False) -> tuple[np.ndarray, np.ndarray]:

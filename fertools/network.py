@@ -109,7 +109,7 @@ class NetworkConfig:
 
     @property
     def map_sizes(self) -> tuple[int, ...]:
-        """Map sizes that a feature extraction module runs on, finest first: 96, 48, 24, 12."""
+        """Map sizes that a feature extraction module runs on, finest first, e.g. 96, 48, 24, 12."""
         return tuple(halvings(max(self.scales))) if self.scales else ()
 
     @property

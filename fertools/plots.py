@@ -12,17 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fertools.evaluate import Reliability, row_rates, wilson_interval
-from fertools.network import FeatureFusionModule, MultiScaleFusionNet
+from fertools.evaluate import Reliability, RiskCoverage, row_rates, wilson_interval
+from fertools.network import END_SIZE, FeatureFusionModule, MultiScaleFusionNet
+
+if TYPE_CHECKING:
+    from fertools.explain import Explanation
 
 # Colours that people with any colour vision tell apart (Okabe and Ito 2008), without the yellow,
 # which is too light for a line on white.
@@ -218,6 +223,42 @@ def reliability_diagram(bins: Reliability, ax: Axes | None = None, title: str | 
 
 
 @style()
+def risk_coverage_curve(
+    curve: RiskCoverage,
+    threshold: float | None = None,
+    ax: Axes | None = None,
+    title: str | None = None,
+) -> Axes:
+    """The share of wrong answers, by the share of images answered (El-Yaniv and Wiener 2010).
+
+    Takes what :func:`fertools.evaluate.risk_coverage` gives. The right end answers every image; to
+    the left are fewer and surer ones. Of few images a share is mostly chance: the curve begins where
+    a hundredth of them is answered.
+
+    Args:
+        threshold: the top probability below which the classifier abstains; it gets a dot.
+    """
+    ax = ax or plt.figure(figsize=(5.5, 3.6)).add_subplot()
+    shown = curve.coverage >= 0.01
+    ax.plot(curve.coverage[shown], curve.risk[shown], color=BLUE)
+    if threshold is not None:
+        answered = np.flatnonzero(curve.thresholds >= threshold)
+        if not len(answered):
+            raise ValueError(f"no image reaches the threshold {threshold}; the highest is {curve.thresholds[0]:.3f}")
+        coverage, risk = curve.coverage[answered[-1]], curve.risk[answered[-1]]
+        label = f"from {threshold:.2f}: {coverage:.1%} answered, {1 - risk:.1%} right"
+        ax.plot(coverage, risk, "o", color=VERMILLION, label=label)
+        ax.legend(loc="upper left")
+    percent = PercentFormatter(1, decimals=0)
+    ax.xaxis.set_major_formatter(percent)
+    ax.yaxis.set_major_formatter(percent)
+    ax.set(xlabel="coverage: images answered", ylabel="risk: wrong answers", xlim=(0, 1.01), title=title or "")
+    ax.set_ylim(0, max(0.05, 1.25 * curve.risk.max()))
+    ax.grid(axis="y")
+    return ax
+
+
+@style()
 def class_recall(
     counts: np.ndarray | list[list[int]],
     classes: Sequence[str],
@@ -280,10 +321,18 @@ def fusion_weights(net: MultiScaleFusionNet, ax: Axes | None = None, title: str 
             f"no fusion weights to draw: the network has fusion={net.config.fusion!r} "
             f"and scales={net.config.scales}; weights need 'weighted' and two scales or more"
         )
-    weights, rows = np.array(list(by_module.values())), np.arange(len(by_module))  # (modules, 3)
     ax = ax or plt.figure(figsize=(5.5, 0.42 * len(by_module) + 1.6)).add_subplot()
-    ax.axvline(0, color=FAINT, linewidth=1)
     ax.axvline(1, color=FAINT, linewidth=1, linestyle="--")
+    ax.set(xlabel="weight (dashed: the start)")
+    ax.set_title(title or "", pad=26)  # leaves room for the legend
+    _three_marks(ax, by_module)
+    return ax
+
+
+def _three_marks(ax: Axes, by_module: Mapping[str, Sequence[float]]) -> None:
+    """A row for each fusion module, and in it a mark for each of the three terms of eq. 5."""
+    values, rows = np.array(list(by_module.values())), np.arange(len(by_module))  # (modules, 3)
+    ax.axvline(0, color=FAINT, linewidth=1)
     for column, (label, marker, colour) in enumerate(
         (
             ("w1 (this branch)", "o", BLUE),
@@ -292,11 +341,82 @@ def fusion_weights(net: MultiScaleFusionNet, ax: Axes | None = None, title: str 
         )
     ):
         # Apart in height, since before training all three lie on one spot.
-        ax.plot(weights[:, column], rows + 0.2 * (column - 1), marker, color=colour, label=label)
+        ax.plot(values[:, column], rows + 0.2 * (column - 1), marker, color=colour, label=label)
     ax.set_yticks(rows, list(by_module))
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set(xlabel="weight (dashed: the start)")
-    ax.set_title(title or "", pad=26)  # leaves room for the legend
     ax.grid(axis="x")
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, columnspacing=1, handletextpad=0.2)
-    return ax
+
+
+@style()
+def explanation(found: Explanation) -> Figure:
+    """A face and why it got its label, in one figure: what :func:`fertools.explain.explain` found.
+
+    From the top: the face, and what each pixel and each region did to the score of the label; the
+    probabilities, and what each branch did; what each fusion was made of, for this face; the nearest
+    examples. Vermillion speaks for the label, blue against it.
+    """
+    k, near = len(found.probabilities), found.nearest
+    heights = [2.4, 0.24 * k + 0.8]
+    heights += [0.42 * len(found.fusions) + 1.0] if found.fusions else []
+    heights += [1.9] if near is not None else []
+    figure = plt.figure(figsize=(5.5, sum(heights)))
+    parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights))
+
+    part = next(parts)
+    part.suptitle(f"{found.label}: log odds {found.score:+.2f}, of plain gray {found.baseline:+.2f}", fontsize=11)
+    face, pixels, regions = part.subplots(1, 3)
+    face.imshow(found.face, cmap="gray", vmin=0, vmax=255)
+    face.set_title("the face", fontsize=10)
+    # A hundredth of the pixels may be off the scale: a single one would leave all others pale.
+    _for_and_against(pixels, found.attributions, float(np.quantile(np.abs(found.attributions), 0.99)), "pixels")
+    _for_and_against(regions, found.occlusion, float(np.abs(found.occlusion).max()), "regions covered")
+    for ax in (face, pixels, regions):
+        ax.set_axis_off()
+
+    probabilities, branches = next(parts).subplots(1, 2)
+    colours = [VERMILLION if name == found.label else SKY for name in found.probabilities]
+    probabilities.barh(list(found.probabilities), list(found.probabilities.values()), color=colours)
+    probabilities.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    probabilities.set(xlim=(0, 1), xlabel="probability")
+    amounts = list(found.branches.values())
+    names = [f"branch {scale}" for scale in found.branches]
+    branches.barh(names, amounts, 0.5, color=[VERMILLION if amount > 0 else BLUE for amount in amounts])
+    branches.axvline(0, color=FAINT, linewidth=1)
+    branches.set(xlabel="part in the log odds", ylim=(-0.75, len(names) - 0.25))
+    for ax in (probabilities, branches):
+        ax.invert_yaxis()
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x")
+
+    if found.fusions:
+        ax = next(parts).subplots()
+        _three_marks(
+            ax,
+            {
+                f"branch {f.scale} with {f.other}, " + ("ends" if f.size == END_SIZE else f"maps {f.size}"): f.shares
+                for f in found.fusions
+            },
+        )
+        ax.set(xlabel="share in the sum of the fusion")
+
+    if near is not None and found.similarities is not None:
+        part = next(parts)
+        part.suptitle("nearest examples, and the cosine of their features", fontsize=10)
+        row = part.subplots(1, len(near), squeeze=False)[0]
+        for ax, image, label, cosine in zip(row, near.images, near.labels, found.similarities, strict=True):
+            ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+            ax.set_axis_off()
+            ax.set_title(f"{near.classes[label]}\n{cosine:.2f}", fontsize=9)
+    return figure
+
+
+def _for_and_against(ax: Axes, values: np.ndarray, limit: float, title: str) -> None:
+    """A map of signed values, (H, W), white at 0."""
+    colours = LinearSegmentedColormap.from_list("for and against", [BLUE, "white", VERMILLION])
+    limit = limit or 1.0
+    image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit)
+    ax.set_title(title, fontsize=10)
+    bar = ax.figure.colorbar(image, ax=ax, orientation="horizontal", shrink=0.9, pad=0.04, extend="neither")
+    bar.ax.xaxis.set_major_locator(MaxNLocator(3, symmetric=True))
+    bar.outline.set_visible(False)

@@ -147,6 +147,9 @@ RECIPES: dict[str, TrainConfig] = {
     "cpu-fer2013": replace(
         _ONE_CYCLE, epochs=26, network=_CPU_NETWORK, batch_size=32, learning_rate=0.03, select="best"
     ),
+    "cpu-synthetic": replace(
+        _ONE_CYCLE, epochs=12, network=_CPU_NETWORK, batch_size=32, learning_rate=0.03, select="best"
+    ),
     "cpu-ckplus": replace(
         _ONE_CYCLE, epochs=40, network=_CPU_NETWORK, protocol="subject", batch_size=32, learning_rate=0.02
     ),

@@ -97,7 +97,7 @@ def results_table(runs: Path = RUNS) -> str:
     ]
     for path in sorted(runs.glob("*/record.json")):
         record = Record.load(path.parent)
-        if "PrivateTest" in record.metrics:
+        if record.data["name"] == "fer2013" and "PrivateTest" in record.metrics:
             cells = [cell("PrivateTest", "one"), cell("PrivateTest", "ten-crop"), cell("PrivateTest, unseen", "one")]
             epoch = f"{record.selected['epoch']} of {len(record.history)}"
             facts = [f"`{record.name}`", f"{record.parameters:,}", str(record.identity["seed"]), epoch, *cells]

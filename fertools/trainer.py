@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -262,7 +262,7 @@ class Trainer:
             mininterval=0.5 if sys.stderr.isatty() else 60,
             disable=not (show and leader),
         )
-        with bar, _stop_signals() as stopped, _tensorboard(self.folder, tensorboard and leader) as log:
+        with bar, stop_signals() as stopped, _tensorboard(self.folder, tensorboard and leader) as log:
             while (epoch := progress.step // self.steps) < config.epochs:
                 order = _order(self.seed, epoch, len(self.labels)).to(self.device)
                 begun = time.monotonic() - progress.epoch_seconds
@@ -389,13 +389,7 @@ class Trainer:
 
     def refuse_other_run(self, found: dict[str, Any]) -> None:
         """Raises TrainingError where ``found``, the identity of what the folder holds, is not this run's."""
-        mine, theirs = _flat(self.identity), _flat(found)
-        differing = [
-            f"{name} is {theirs.get(name)!r} there and {mine.get(name)!r} here"
-            for name in (*mine, *(theirs.keys() - mine.keys()))
-            if mine.get(name) != theirs.get(name)
-        ]
-        if differing:
+        if differing := differences(self.identity, found):
             raise TrainingError(
                 f"{self.folder} holds another run: {'; '.join(differing[:5])}. "
                 "Choose another folder (--out), or delete that one."
@@ -551,7 +545,7 @@ def _keep_freed_memory() -> None:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[Callable[[], bool]]:
     """Turns SIGINT and SIGTERM into a question that the loop asks; a second one stops at once."""
     came: list[int] = []
 
@@ -590,6 +584,21 @@ def _tensorboard(folder: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any
             writer.flush()
 
         yield write
+
+
+def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Where two identities differ, each as ``"config.epochs is 40 there and 60 here"``.
+
+    A field that the configuration did not have yet when ``theirs`` was written has its default there.
+    """
+    with suppress(ValueError):  # a field that is gone: named below
+        theirs = theirs | {"config": TrainConfig.from_dict(theirs["config"]).to_dict()}
+    mine, theirs = _flat(mine), _flat(theirs)
+    return [
+        f"{name} is {theirs.get(name)!r} there and {mine.get(name)!r} here"
+        for name in (*mine, *(theirs.keys() - mine.keys()))
+        if mine.get(name) != theirs.get(name)
+    ]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

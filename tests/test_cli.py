@@ -13,7 +13,7 @@ from PIL import Image
 from toy import toy_faces
 
 from fertools.cli import main
-from fertools.data import ckplus
+from fertools.data import SPLITS, ckplus, synthetic
 from fertools.records import Record
 from fertools.weights import load_weights, save_weights
 
@@ -94,6 +94,31 @@ def test_train_evaluate_and_train_again(fertools: Command, home: Path) -> None:
     assert "holds another run: config.folds is 2 there and 3 here" in err
 
 
+def test_train_needs_no_more_than_a_name(fertools: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default it trains on the faces that come with the project, here a few that stand for them."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = fertools("train", "--out", "first")
+    assert code == 1
+    assert "data/synthetic/SHA256SUMS: no such file" in err
+    assert "git checkout -- data/synthetic" in err
+
+    folder = tmp_path / "data" / "synthetic"
+    folder.mkdir(parents=True)
+    rows = []
+    for split in SPLITS:
+        synthetic.write_sheet(folder / f"{split}.jpg", toy_faces(16).images)
+        rows += [{"split": split, "subject": split, "label": synthetic.CLASSES[i % 8]} for i in range(16)]
+    synthetic.write_table(folder / "portraits.csv", rows)
+    synthetic.write_checksums(folder)
+    code, out, err = fertools("train", "--out", "first", *TINY)
+    assert code == 0, err
+    record = Record.load("first", runs=tmp_path / "data" / "runs")
+    assert record.summary() in out
+    assert record.recipe == "cpu-synthetic"
+    assert record.data["name"] == "synthetic"
+    assert record.config.select == "best"
+
+
 def test_evaluate_says_where_the_weights_are_not_the_recorded_ones(fertools: Command, home: Path) -> None:
     train = ["train", "--recipe", "cpu-ckplus", "--data", "ckplus48", "--out", "other", *TINY]
     assert fertools(*train)[0] == 0
@@ -110,7 +135,10 @@ def test_data_tells_what_is_here_and_what_is_missing(fertools: Command) -> None:
     code, out, _ = fertools("data")
     assert code == 0
     assert "981 images" in out
+    for missing in ("synthetic", "synthetic-sequences", "fer2013", "ferplus", "ckplus"):
+        assert f"{missing}: not there" in out
     assert "kaggle.com" in out
+    assert "comes with the project" in out
 
 
 def test_audit_counts(fertools: Command) -> None:

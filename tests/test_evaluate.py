@@ -19,11 +19,13 @@ from torchvision.transforms import v2
 from fertools.evaluate import (
     Metrics,
     Views,
+    abstention_threshold,
     apply_temperature,
     evaluate,
     fit_temperature,
     predict,
     reliability,
+    risk_coverage,
     row_rates,
     wilson_interval,
 )
@@ -305,6 +307,32 @@ def test_temperature_refuses() -> None:
         fit_temperature(np.full((2, 3), -np.inf), np.array([0, 1]))
     with pytest.raises(ValueError, match="above 0, not 0"):
         apply_temperature(np.zeros((2, 3)), 0)
+
+
+@given(st.integers(0, 1000), st.integers(1, 30), st.floats(0.3, 1))
+def test_risk_coverage_against_counting(seed: int, n: int, target: float) -> None:
+    rng = np.random.default_rng(seed)
+    # Hundredths, so that images share their top probability.
+    first = rng.integers(0, 101, n) / 100
+    p, labels = np.stack([first, 1 - first], 1), rng.integers(0, 2, n)
+    curve = risk_coverage(p, labels)
+    right = p.argmax(1) == labels
+    best = math.inf
+    for threshold, coverage, risk in zip(curve.thresholds, curve.coverage, curve.risk, strict=True):
+        answered = [i for i in range(n) if max(p[i]) >= threshold]
+        assert coverage == len(answered) / n
+        assert risk == pytest.approx(sum(not right[i] for i in answered) / len(answered))
+        if 1 - risk >= target:
+            best = min(best, threshold)
+    assert sorted(set(p.max(1)), reverse=True) == list(curve.thresholds)
+    assert curve.coverage[-1] == 1
+    assert abstention_threshold(curve, target) == best
+
+
+def test_no_threshold_reaches_what_no_image_allows() -> None:
+    curve = risk_coverage(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([1, 1]))
+    assert abstention_threshold(curve, 0.5) == math.inf
+    assert abstention_threshold(curve, 0) == 0.8
 
 
 def test_importing_it_brings_no_heavy_library() -> None:

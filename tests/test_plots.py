@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from fertools import plots
-from fertools.evaluate import reliability, wilson_interval
+from fertools.evaluate import reliability, risk_coverage, wilson_interval
 from fertools.network import FeatureFusionModule, MultiScaleFusionNet, NetworkConfig
 
 CLASSES = ("anger", "happy", "sad")
@@ -56,6 +56,9 @@ def every_figure() -> dict[str, Any]:
         "learning_curves": plots.learning_curves(history, 1)[0].figure,
         "reliability_diagram": plots.reliability_diagram(
             reliability(rng.dirichlet(np.ones(3), 50), rng.integers(0, 3, 50))
+        ).figure,
+        "risk_coverage_curve": plots.risk_coverage_curve(
+            risk_coverage(rng.dirichlet(np.ones(3), 50), rng.integers(0, 3, 50)), threshold=0.5
         ).figure,
         "class_recall": plots.class_recall(COUNTS, CLASSES).figure,
         "fusion_weights": plots.fusion_weights(net).figure,
@@ -206,6 +209,21 @@ def test_class_recall_of_all_and_nothing() -> None:
     ax: Any = plots.class_recall([[5, 0], [5, 0]], ("a", "b"))
     assert texts(ax) == ["100.0%", "0.0%"]
     assert texts(plots.class_recall([[0, 0], [0, 0]], ("a", "b"))) == []
+
+
+# --- risk and coverage --------------------------------------------------------------------------
+
+
+def test_risk_coverage_curve_marks_the_threshold() -> None:
+    top = np.array([0.9, 0.8, 0.7, 0.6])  # right, wrong, right, wrong
+    curve = risk_coverage(np.stack([top, 1 - top], 1), np.array([0, 1, 0, 1]))
+    ax: Any = plots.risk_coverage_curve(curve, threshold=0.65, title="PublicTest")
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0.25, 0], [0.5, 1 / 2], [0.75, 1 / 3], [1, 1 / 2]])
+    np.testing.assert_allclose(ax.lines[1].get_xydata(), [[0.75, 1 / 3]])
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["from 0.65: 75.0% answered, 66.7% right"]
+    assert plots.risk_coverage_curve(curve).get_legend() is None
+    with pytest.raises(ValueError, match="no image reaches the threshold 0.95; the highest is 0.9"):
+        plots.risk_coverage_curve(curve, threshold=0.95)
 
 
 # --- fusion weights ---------------------------------------------------------------------------

@@ -73,9 +73,10 @@ def test_the_summary_says_what_was_measured_and_what_must_be_known() -> None:
 def test_the_table_has_a_row_for_each_run_on_fer2013(tmp_path: Path) -> None:
     one = dataclasses.asdict(evaluate(np.full((4, 2), 0.5), np.array([0, 1, 0, 0]), ("happy", "sad")))
     every = {"one": one, "ten-crop": one}
-    for name, parts in {"b": ("PrivateTest", "PrivateTest, unseen"), "a": ("fold",)}.items():
+    splits, fold = ("PrivateTest", "PrivateTest, unseen"), ("fold",)
+    for name, data, parts in [("b", "fer2013", splits), ("a", "fer2013", fold), ("c", "synthetic", splits)]:
         (tmp_path / name).mkdir()
-        record = a_record(name=name, metrics={part: every for part in parts})
+        record = a_record(name=name, data={"name": data}, metrics={part: every for part in parts})
         record.save(tmp_path / name)
     _, _, *rows = results_table(tmp_path).splitlines()
     low, high = one["accuracy_interval"]

@@ -1,15 +1,18 @@
 """Data sets of faces, each read into the same :class:`FaceSet`.
 
-No photograph comes with this project: place the sets that you have been given under ``data/``.
+The synthetic faces come with the project; no photograph does: place the sets that you have been given
+under ``data/``.
 
-============  ===========================  ==================================================
-name          place                        what it is
-============  ===========================  ==================================================
-``fer2013``   ``fer2013/``                 FER2013, in any of its public forms
-``ferplus``   ``ferplus/fer2013new.csv``   FER2013 with the votes of FER+ joined to it
-``ckplus``    ``CK+/``                     CK+ as published, faces found and cropped here
-``ckplus48``  ``CK+48/``                   CK+ as ready crops of 48x48
-============  ===========================  ==================================================
+=======================  ===========================  ==================================================
+name                     place                        what it is
+=======================  ===========================  ==================================================
+``synthetic``            ``synthetic/``               rendered portraits with eight labels
+``synthetic-sequences``  ``synthetic/``               rendered films, last frames cropped, as CK+'s
+``fer2013``              ``fer2013/``                 FER2013, in any of its public forms
+``ferplus``              ``ferplus/fer2013new.csv``   FER2013 with the votes of FER+ joined to it
+``ckplus``               ``CK+/``                     CK+ as published, faces found and cropped here
+``ckplus48``             ``CK+48/``                   CK+ as ready crops of 48x48
+=======================  ===========================  ==================================================
 
 ``fertools.data.folds`` draws cross-validation folds, ``fertools.data.audit`` looks for duplicates
 and leaks, ``fertools.data.faces`` finds faces in photographs.
@@ -26,6 +29,18 @@ import numpy as np
 from fertools.data.faceset import SPLITS, DataError, FaceSet
 
 __all__ = ["SPLITS", "DataError", "FaceSet", "Item", "inventory", "load"]
+
+
+def _synthetic(root: Path) -> FaceSet:
+    from fertools.data import synthetic
+
+    return synthetic.load_portraits(root / PLACES["synthetic"])
+
+
+def _synthetic_sequences(root: Path) -> FaceSet:
+    from fertools.data import synthetic
+
+    return synthetic.load_sequences(root / PLACES["synthetic-sequences"])
 
 
 def _fer2013(root: Path) -> FaceSet:
@@ -53,12 +68,16 @@ def _ckplus48(root: Path) -> FaceSet:
 
 
 PLACES = {
+    "synthetic": "synthetic",
+    "synthetic-sequences": "synthetic",
     "fer2013": "fer2013",
     "ferplus": "ferplus/fer2013new.csv",
     "ckplus": "CK+",
     "ckplus48": "CK+48",
 }
 _READERS: dict[str, Callable[[Path], FaceSet]] = {
+    "synthetic": _synthetic,
+    "synthetic-sequences": _synthetic_sequences,
     "fer2013": _fer2013,
     "ferplus": _ferplus,
     "ckplus": _ckplus,
@@ -67,12 +86,12 @@ _READERS: dict[str, Callable[[Path], FaceSet]] = {
 
 
 def load(name: str, root: Path | str = "data") -> FaceSet:
-    """Reads a data set by name: ``fer2013``, ``ferplus``, ``ckplus`` or ``ckplus48``.
+    """Reads a data set by its name in the table above.
 
     Case does not matter, and ``+`` stands for ``plus``: ``"CK+48"`` is ``"ckplus48"``.
 
     Args:
-        name: see the table above.
+        name: e.g. ``"synthetic"``.
         root: the folder that holds the sets.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -100,6 +101,56 @@ def audit(faces: FaceSet, distance: int = 4) -> Audit:
         near_across=near_across,
         distance=distance,
     )
+
+
+def summary(faces: FaceSet, found: Audit | None = None) -> dict[str, Any]:
+    """What :func:`audit` finds, in numbers alone: it holds no image, so it may be passed on where the set may not.
+
+    Args:
+        faces: a set with splits.
+        found: its audit, made here if not given.
+
+    Returns:
+        Plain JSON types: ``name``, ``fingerprint`` and ``classes``; ``counts``, images by split and class; the
+        numbers of ``images``, ``distinct``, ``groups`` of identical images, ``conflicting`` ones among them,
+        ``constant``, ``within`` and ``near`` as in :class:`Audit`; ``across[a][b]``, images of split a that are
+        identical to one of b; ``same_label[a][b]``, those of them that have the label of one such image.
+
+    Raises:
+        DataError: the set has no splits.
+    """
+    if faces.split is None:
+        raise DataError(f"{faces.name} has no splits: there is nothing to leak from one into another")
+    found = found or audit(faces)
+    parts = {str(split): faces.of_split(split) for split in np.unique(faces.split)}
+    labelled = {
+        split: {(image.tobytes(), int(label)) for image, label in zip(part.images, part.labels, strict=True)}
+        for split, part in parts.items()
+    }
+    return {
+        "name": faces.name,
+        "fingerprint": faces.fingerprint,
+        "classes": list(faces.classes),
+        "counts": {split: part.counts() for split, part in parts.items()},
+        "images": found.images,
+        "distinct": found.distinct,
+        "groups": len(found.duplicates),
+        "conflicting": len(found.conflicting),
+        "constant": len(found.constant),
+        "within": found.within,
+        "across": {a: {b: found.across[a, b] for b in parts if b != a} for a in parts},
+        "same_label": {
+            a: {
+                b: sum((i.tobytes(), int(k)) in labelled[b] for i, k in zip(part.images, part.labels, strict=True))
+                for b in parts
+                if b != a
+            }
+            for a, part in parts.items()
+        },
+        "near": len(found.near),
+        "near_across": found.near_across,
+        "distance": found.distance,
+    }
 
 
 def leaked(faces: FaceSet, split: str, into: str = "Training") -> np.ndarray:

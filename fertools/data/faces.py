@@ -10,6 +10,7 @@ The paper says no more; how large the square is and where it sits is measured he
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -74,11 +75,14 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     transparent pixels for :func:`to_gray` to treat as it treats arrays. EXIF orientation is applied.
 
     Raises:
-        DataError: the file is missing, empty, damaged or no picture.
+        DataError: the file is missing, a folder, empty, damaged, no picture, or larger than
+            Pillow's limit against pictures that fill the memory, 89 million pixels.
     """
     try:
-        with Image.open(path) as image:
-            return to_gray(_pixels(ImageOps.exif_transpose(image)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return to_gray(image)
     except Exception as error:  # Pillow's decoders raise many kinds, from OSError to SyntaxError
         raise DataError(f"{os.fspath(path)}: {_cause(path, error)}") from error
 
@@ -98,15 +102,19 @@ def _pixels(image: Image.Image) -> np.ndarray:
 def _cause(path: str | os.PathLike[str], error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if Path(path).is_dir():
+        return "a folder, not a picture"
     if Path(path).is_file() and not Path(path).stat().st_size:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "not a picture in any known format"
+    if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it first"
     return f"cannot be read as a picture: {error}"
 
 
-def to_gray(image: np.ndarray) -> np.ndarray:
-    """An array's gray values: uint8, (H, W).
+def to_gray(image: np.ndarray | Image.Image) -> np.ndarray:
+    """The gray values of an array or of a Pillow image, upright: uint8, (H, W).
 
     Gray is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, what JPEG, Pillow and OpenCV use), rounded.
     Transparent pixels are laid on white, as a page shows them: the colour stored under full
@@ -114,12 +122,12 @@ def to_gray(image: np.ndarray) -> np.ndarray:
 
     Args:
         image: (H, W), (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4); uint8 up to 255, uint16 up to
-            65535 or floating point from 0 to 1.
+            65535 or floating point from 0 to 1. A Pillow image may have any mode but 32-bit values.
 
     Raises:
         DataError: another shape or type, no pixels, or a value that is out of range or not finite.
     """
-    image = np.asarray(image)
+    image = _pixels(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else np.asarray(image)
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
         raise DataError(f"an image must be (H, W) or (H, W, 1, 3 or 4), but has shape {image.shape}")
     if not image.size:

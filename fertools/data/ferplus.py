@@ -10,11 +10,15 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fertools.data import fer2013
 from fertools.data.faceset import DataError, FaceSet
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VOTE_CLASSES = (
     "neutral",
@@ -116,3 +120,43 @@ def plurality(votes: np.ndarray) -> np.ndarray:
     """
     emotions = votes[:, : len(_TO_FER2013)]
     return np.where(emotions.any(axis=1), _TO_FER2013[emotions.argmax(axis=1)], -1)
+
+
+def agreement(faces: FaceSet) -> pd.DataFrame:
+    """How far ten annotators agree with FER2013's label and with each other: counts, and no image.
+
+    Args:
+        faces: what :func:`with_votes` gives.
+
+    Returns:
+        One row for each combination that occurs of ``label`` (FER2013's), ``choice`` (the annotators', see
+        :func:`plurality`; "contempt" and "none" are no label of FER2013) and ``votes`` (for that choice), with
+        the number of ``images``; over these images, ``annotators``: all votes, ``for_label``: those for FER2013's
+        label, and ``pairs``: the mean probability that two annotators of an image say the same.
+
+    Raises:
+        DataError: the set has no votes.
+    """
+    import pandas as pd
+
+    if faces.votes is None:
+        raise DataError(f"{faces.name} has no votes; read it with fertools.data.load('ferplus')")
+    votes = faces.votes
+    emotions = votes[:, : len(_TO_FER2013)]
+    total = votes.sum(1)
+    names = np.array([*_IN_FER2013, "contempt", "none"])
+    column = np.argsort(_TO_FER2013[: len(_IN_FER2013)])[faces.labels]  # of the votes for FER2013's label
+    images = pd.DataFrame(
+        {
+            "label": np.array(faces.classes)[faces.labels],
+            "choice": names[np.where(emotions.any(axis=1), emotions.argmax(axis=1), len(_TO_FER2013))],
+            "votes": emotions.max(axis=1),
+            "images": 1,
+            "annotators": total,
+            "for_label": votes[np.arange(len(votes)), column],
+            "pairs": (votes * (votes - 1)).sum(1) / (total * (total - 1)),
+        }
+    )
+    by_kind = images.groupby(["label", "choice", "votes"])
+    table = by_kind[["images", "annotators", "for_label"]].sum().assign(pairs=by_kind["pairs"].mean().round(4))
+    return table.reset_index()

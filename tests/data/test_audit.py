@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import imagehash
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fertools.data import SPLITS, DataError, FaceSet
-from fertools.data.audit import audit, leaked, near_pairs
+from fertools.data.audit import audit, leaked, near_pairs, summary
 
 
 def face_set(images: np.ndarray, labels: list[int], split: list[str] | None) -> FaceSet:
@@ -112,6 +114,19 @@ def test_a_set_without_splits_and_a_report() -> None:
     assert "1  PublicTest images identical to one of Training" in str(audit(split))
 
 
+def test_summary_counts_what_leaks_and_with_which_label() -> None:
+    split = ["Training", "Training", "PublicTest", "PublicTest", "PublicTest"]
+    faces = face_set(PATTERNS[[1, 2, 1, 2, 3]], [0, 1, 0, 2, 2], split)
+    found = summary(faces)
+    assert found["across"] == {"PublicTest": {"Training": 2}, "Training": {"PublicTest": 2}}
+    assert found["same_label"] == {"PublicTest": {"Training": 1}, "Training": {"PublicTest": 1}}
+    assert found["counts"]["PublicTest"] == {"a": 1, "b": 0, "c": 2}
+    assert (found["images"], found["distinct"], found["groups"], found["conflicting"]) == (5, 3, 2, 1)
+    assert json.loads(json.dumps(found)) == found
+    with pytest.raises(DataError, match="no splits"):
+        summary(replace(faces, split=None))
+
+
 def test_the_published_set_has_the_duplicates_that_are_known(
     published_fer2013: FaceSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,5 +138,8 @@ def test_the_published_set_has_the_duplicates_that_are_known(
     assert found.across["PrivateTest", "PublicTest"] == 44
     assert len(found.conflicting) == 57
     assert len(found.constant) == 12
+    kept = json.loads((Path(__file__).parents[2] / "data" / "fer2013_audit.json").read_text())
+    slow = {"near": None, "near_across": None}
+    assert summary(published_fer2013, found) | slow == kept | slow
     assert leaked(published_fer2013, "PrivateTest").sum() == 288
     assert leaked(published_fer2013, "PublicTest").sum() == 280

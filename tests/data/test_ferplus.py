@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from fertools.data import DataError, FaceSet, fer2013, ferplus
@@ -102,6 +103,31 @@ def test_plurality_is_the_emotion_with_most_votes() -> None:
     assert [fer2013.CLASSES[i] if i >= 0 else "" for i in found] == [*wanted, ""]
 
 
+def test_agreement_counts_images_votes_and_pairs_of_annotators(whole: FaceSet, tmp_path: Path) -> None:
+    file = tmp_path / "fer2013new.csv"
+    write_votes(file, whole)
+    faces = ferplus.with_votes(whole, file)
+    assert faces.votes is not None
+    found = ferplus.agreement(faces)
+    assert found["images"].sum() == len(faces)
+    assert found["annotators"].sum() == faces.votes.sum()
+    same = found[found["label"] == found["choice"]]["images"].sum()
+    assert same == (ferplus.plurality(faces.votes) == faces.labels).sum()
+
+    column = {"happy": "happiness", "sad": "sadness"}  # the two names that FER+ has otherwise
+    names = [faces.classes[label] for label in faces.labels]
+    for_label = [row[ferplus.VOTE_CLASSES.index(column.get(n, n))] for row, n in zip(faces.votes, names, strict=True)]
+    assert found["for_label"].sum() == sum(for_label)
+
+    alike = []  # by listing every pair of annotators
+    for row in faces.votes:
+        said = np.repeat(np.arange(len(row)), row)
+        alike.append(np.mean([a == b for i, a in enumerate(said) for b in said[:i]]))
+    assert (found["pairs"] * found["images"]).sum() / len(faces) == pytest.approx(np.mean(alike), abs=1e-4)
+    with pytest.raises(DataError, match="no votes"):
+        ferplus.agreement(whole)
+
+
 def test_the_published_votes(published_fer2013: FaceSet) -> None:
     if not PUBLISHED.is_file():
         pytest.skip("data/ferplus/fer2013new.csv is not there: this test reads the published votes")
@@ -111,3 +137,5 @@ def test_the_published_votes(published_fer2013: FaceSet) -> None:
     assert np.bincount(faces.votes.sum(axis=1)).tolist() == [0] * 9 + [1, 35_886]  # one image has nine
     agree = ferplus.plurality(faces.votes) == faces.labels
     assert agree.mean() == pytest.approx(0.625, abs=0.0005)
+    kept = pd.read_csv(PUBLISHED.parents[1] / "ferplus_agreement.csv")
+    pd.testing.assert_frame_equal(ferplus.agreement(faces), kept, check_dtype=False)

@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 import fertools, fertools.data, fertools.network
-from fertools.data import ckplus, faces, faceset
+from fertools.data import ckplus, faces, faceset, synthetic
 ckplus.load_ckplus48(sys.argv[1], verify=False)
-print(",".join(sorted({"dlib", "cv2", "matplotlib", "pyvista"} & set(sys.modules))))
+print(",".join(sorted({"dlib", "cv2", "matplotlib", "pyvista", "vtk"} & set(sys.modules))))
 """
 
 

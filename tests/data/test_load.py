@@ -11,6 +11,8 @@ from PIL import Image
 import fertools.data
 from fertools.data import SPLITS, DataError, FaceSet, fer2013, inventory, load
 
+NAMES = ["synthetic", "synthetic-sequences", "fer2013", "ferplus", "ckplus", "ckplus48"]
+
 
 @pytest.fixture
 def root(tmp_path: Path, tiny_fer2013: FaceSet, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -36,6 +38,8 @@ def test_a_set_is_loaded_by_name(root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "place"),
     [
+        ("synthetic", "synthetic/SHA256SUMS"),
+        ("Synthetic-Sequences", "synthetic/SHA256SUMS"),
         ("fer+", "fer2013new.csv"),
         ("ckplus", "CK+"),
         ("CK+", "CK+"),
@@ -58,13 +62,13 @@ def tiny_csv(root: Path) -> FaceSet:
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'fer2012'; known are fer2013, ferplus, ckplus, ckplus48"):
+    with pytest.raises(DataError, match=f"'fer2012'; known are {', '.join(NAMES)}"):
         load("fer2012", tmp_path)
 
 
 def test_the_inventory_tells_what_is_there_and_what_is_not(root: Path) -> None:
     items = {item.name: item for item in inventory(root)}
-    assert [*items] == ["fer2013", "ferplus", "ckplus", "ckplus48"]
+    assert [*items] == NAMES
     here = items["fer2013"]
     assert here.present
     assert here.place == root / "fer2013"
@@ -74,16 +78,19 @@ def test_the_inventory_tells_what_is_there_and_what_is_not(root: Path) -> None:
     assert "63 images" in str(here)
     assert here.fingerprint in str(here)
     assert "rows of another form stand in another order" in items["ferplus"].problem
-    for name in ("ckplus", "ckplus48"):
+    remedies = {"synthetic": "git checkout", "ckplus": "CK+ is given to", "ckplus48": "CK+ is given to"}
+    for name, remedy in remedies.items():
         assert not items[name].present
         assert items[name].images == 0
-        assert "CK+ is given to researchers" in str(items[name])
+        assert remedy in str(items[name])
 
 
 def test_the_inventory_of_nothing(tmp_path: Path) -> None:
-    items = inventory(tmp_path / "nowhere")
-    assert not any(item.present for item in items)
-    assert "kaggle.com" in items[0].problem
+    items = {item.name: item for item in inventory(tmp_path / "nowhere")}
+    assert [*items] == NAMES
+    assert not any(item.present for item in items.values())
+    assert "comes with the project" in items["synthetic"].problem
+    assert "kaggle.com" in items["fer2013"].problem
 
 
 def test_the_inventory_counts_a_set_without_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

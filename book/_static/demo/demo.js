@@ -1,0 +1,254 @@
+// The demo page: what is pressed, what is shown. Pictures stay in this page and are dropped with it.
+
+import { IMAGE_SIZE, crop } from "./crop.js";
+import { canRun, load } from "./classify.js";
+import { findFace } from "./detect.js";
+
+const LONGEST_PHOTO = 1280; // pixels; a larger picture is made smaller first
+const LONGEST_FRAME = 480;
+const ANNOUNCE_EVERY = 2000; // ms, for those who listen to the page
+
+const part = (name) => document.getElementById(`demo-${name}`);
+const say = (words) => (part("status").textContent = words);
+const percent = (p) => `${Math.round(100 * p)}\u00a0%`;
+const picture = part("picture").getContext("2d", { willReadFrequently: true });
+
+let models; // what load() gives
+let turn = 0; // grows with each choice; work for an older one is dropped
+let stream; // the camera's, while it is on
+let queue = Promise.resolve(); // the networks look at one picture at a time
+let announced = { words: "", at: -Infinity };
+
+// --- Starting -------------------------------------------------------------------------------
+
+if (canRun()) {
+  part("start").hidden = false;
+  say("This loads about 5 MB from this site, and nothing else from anywhere.");
+} else {
+  say("This browser cannot run the demo: it lacks WebAssembly with SIMD. A browser of 2023 or later has it.");
+}
+
+part("start").addEventListener("click", async () => {
+  part("start").disabled = true;
+  say("Loading about 5 MB …");
+  try {
+    models = await load();
+  } catch (error) {
+    part("start").disabled = false;
+    say(`The demo could not be loaded (${error.message}). Check the connection, and press the button again.`);
+    return;
+  }
+  const { run, accuracy, threshold, target, answered, accuracy_answered } = models.about;
+  part("bars").replaceChildren(...models.about.classes.map(bar));
+  part("about").textContent =
+    `Network ${run}: right on ${percent(accuracy)} of FER2013's PrivateTest. It is unsure below ${percent(threshold)}, ` +
+    `where ${percent(target)} of its answers on PublicTest were right; so it answers ${percent(answered)} of ` +
+    `PrivateTest, and is right on ${percent(accuracy_answered)} of those.`;
+  part("start").hidden = true;
+  part("main").hidden = false;
+  const first = document.querySelector("[data-sample]");
+  first.focus({ preventScroll: true });
+  showSample(first);
+});
+
+function bar(name) {
+  const row = document.createElement("tr");
+  const heading = document.createElement("th");
+  heading.scope = "row";
+  heading.textContent = name;
+  const [drawn, number] = [document.createElement("td"), document.createElement("td")];
+  drawn.ariaHidden = "true";
+  drawn.append(document.createElement("span"));
+  row.append(heading, drawn, number);
+  return row;
+}
+
+// --- Choosing a picture ---------------------------------------------------------------------
+
+for (const button of document.querySelectorAll("[data-sample]")) {
+  button.addEventListener("click", () => showSample(button));
+}
+part("file").addEventListener("change", ({ target }) => {
+  if (target.files.length) showPhoto(target.files[0], { name: target.files[0].name });
+  target.value = ""; // so that the same file can be chosen again
+});
+part("camera").addEventListener("click", () => (stream ? nextTurn("The camera is off.") : startCamera()));
+
+async function showSample(button) {
+  const mine = nextTurn();
+  try {
+    const answer = await fetch(new URL(`samples/${button.dataset.sample}`, import.meta.url));
+    if (!answer.ok) throw new Error(answer.status);
+    const photo = await answer.blob();
+    if (mine === turn) await showPhoto(photo, { name: button.textContent, credit: button.dataset.credit, button });
+  } catch {
+    if (mine === turn) say("The picture could not be loaded. Check the connection, and try again.");
+  }
+}
+
+async function showPhoto(file, { name, credit = "", button }) {
+  const mine = nextTurn();
+  let photo;
+  try {
+    // Upright, as a camera's note in the file says, and with the numbers of the file, as Python reads them.
+    photo = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+  } catch {
+    say(`${name} cannot be read as a picture. Pictures in JPEG, PNG, WebP or GIF format can.`);
+    return;
+  }
+  if (mine !== turn) return;
+  button?.setAttribute("aria-pressed", "true");
+  part("credit").textContent = credit;
+  draw(photo, photo.width, photo.height, LONGEST_PHOTO);
+  photo.close();
+  const face = await look(mine, [1, 2, 4]);
+  if (mine !== turn) return;
+  part("picture").ariaLabel = `${name}${face ? ", with a box around the face" : ""}`;
+  say(face ? `${name}: one face looked at.` : `${name}: no face found. It should be upright, from the front, and not too small.`);
+}
+
+// --- The camera -----------------------------------------------------------------------------
+
+async function startCamera() {
+  const mine = nextTurn();
+  if (!navigator.mediaDevices?.getUserMedia) {
+    say("This page may not use a camera: browsers allow it only over https, or on this very computer.");
+    return;
+  }
+  say("Waiting for the camera …");
+  const video = document.createElement("video");
+  try {
+    const wanted = { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" };
+    const opened = await navigator.mediaDevices.getUserMedia({ video: wanted, audio: false });
+    if (mine !== turn) return opened.getTracks().forEach((track) => track.stop());
+    stream = opened;
+    Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
+    stream.getVideoTracks()[0].addEventListener("ended", () => mine === turn && nextTurn("The camera stopped sending."));
+    await video.play();
+  } catch (error) {
+    if (mine === turn) nextTurn(CAMERA_ERRORS[error.name] ?? `The camera cannot be used (${error.message}).`);
+    return;
+  }
+  if (mine !== turn) return;
+  part("camera").textContent = "Stop the camera";
+  part("camera").ariaPressed = "true";
+  part("picture").ariaLabel = "The camera's picture, mirrored";
+  part("picture").classList.add("demo-mirrored");
+  part("credit").textContent = "";
+  say("The camera is on. Its pictures stay on this device.");
+  const times = []; // when the frames of the last second were done
+  for (;;) {
+    await nextFrame(video);
+    if (mine !== turn) return;
+    draw(video, video.videoWidth, video.videoHeight, LONGEST_FRAME);
+    await look(mine, [1, 2]);
+    if (mine !== turn) return;
+    times.push(performance.now());
+    while (times.at(-1) - times[0] > 1000) times.shift();
+    const rate = (1000 * (times.length - 1)) / (times.at(-1) - times[0]);
+    part("speed").textContent = times.length > 1 ? `${rate.toFixed(1)} frames per second` : "";
+  }
+}
+
+const CAMERA_ERRORS = {
+  NotAllowedError: "The camera was not allowed. Allow it in the browser's settings for this page, and try again.",
+  NotFoundError: "There is no camera on this device.",
+  NotReadableError: "The camera cannot be read: another program may be using it.",
+};
+
+function nextFrame(video) {
+  return new Promise((done) =>
+    video.requestVideoFrameCallback ? video.requestVideoFrameCallback(done) : requestAnimationFrame(done),
+  );
+}
+
+// Ends what was going on, the camera too, and gives the number of the new turn.
+function nextTurn(words) {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = undefined;
+  for (const button of document.querySelectorAll(".demo-choices [aria-pressed]")) button.ariaPressed = "false";
+  part("camera").textContent = "Use the camera";
+  part("picture").classList.remove("demo-mirrored");
+  part("speed").textContent = "";
+  announced = { words: "", at: -Infinity };
+  if (words) say(words);
+  return ++turn;
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden && stream) nextTurn("The camera was stopped, since the page was hidden.");
+});
+window.addEventListener("pagehide", () => stream && nextTurn("The camera is off."));
+
+// --- Looking and showing --------------------------------------------------------------------
+
+function draw(source, width, height, longest) {
+  const scale = Math.min(1, longest / Math.max(width, height));
+  const canvas = picture.canvas;
+  const [w, h] = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
+  if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
+  picture.fillStyle = "white"; // under transparent pixels
+  picture.fillRect(0, 0, w, h);
+  picture.imageSmoothingQuality = "high";
+  picture.drawImage(source, 0, 0, w, h);
+}
+
+// Finds and labels the face of what is drawn, and shows both. Gives the face, or null.
+function look(mine, parts) {
+  const image = picture.getImageData(0, 0, picture.canvas.width, picture.canvas.height);
+  queue = queue.then(async () => {
+    if (mine !== turn) return null;
+    try {
+      const face = await findFace(models.detector, image, parts);
+      const levels = face && crop(image, face);
+      const answer = face && (await models.network(levels));
+      if (mine === turn) show(face, levels, answer?.probabilities);
+      return face;
+    } catch (error) {
+      if (mine === turn) nextTurn(`The networks could not look at the picture (${error.message}).`);
+      return null;
+    }
+  });
+  return queue;
+}
+
+function show(face, levels, probabilities) {
+  const best = face ? probabilities.indexOf(Math.max(...probabilities)) : -1;
+  const name = models.about.classes[best];
+  const unsure = face && probabilities[best] < models.about.threshold;
+  drawCrop(levels);
+  if (face) drawBox(face, unsure);
+  part("label").textContent = face ? (unsure ? "unsure" : name) : "no face";
+  part("note").textContent = !face ? "" : unsure ? `${name} ${percent(probabilities[best])} is too little to say so` : percent(probabilities[best]);
+  [...part("bars").rows].forEach((row, i) => {
+    const p = face ? probabilities[i] : 0;
+    row.className = `${i === best ? "demo-best" : ""} ${unsure ? "demo-unsure" : ""}`;
+    row.querySelector("span").style.width = `${100 * p}%`;
+    row.cells[2].textContent = face ? percent(p) : "";
+  });
+  announce(face ? (unsure ? "unsure" : `label: ${name}`) : "no face");
+}
+
+function drawCrop(levels) {
+  const image = new ImageData(IMAGE_SIZE, IMAGE_SIZE);
+  levels?.forEach((level, i) => image.data.set([level, level, level, 255], 4 * i));
+  part("crop").getContext("2d").putImageData(image, 0, 0);
+}
+
+// Dark on light, so that it is seen on every picture; dashed where the network is unsure.
+function drawBox({ left, top, right, bottom }, unsure) {
+  const width = Math.max(2, picture.canvas.width / 200);
+  for (const [colour, line] of [["black", 2 * width], ["white", width]]) {
+    picture.strokeStyle = colour;
+    picture.lineWidth = line;
+    picture.setLineDash(unsure ? [6 * width, 4 * width] : []);
+    picture.strokeRect(left, top, right - left, bottom - top);
+  }
+}
+
+function announce(words) {
+  const now = performance.now();
+  if (words === announced.words || now - announced.at < ANNOUNCE_EVERY) return;
+  announced = { words, at: now };
+  part("spoken").textContent = words;
+}

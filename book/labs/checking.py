@@ -1,0 +1,92 @@
+"""How a lab tells a student what is wrong.
+
+A check is a function whose parameters are named after what it looks at. It passes by returning, and
+fails by an assertion whose message says what to look at::
+
+    check = Checks()
+
+    @check
+    def padding(same_padding):
+        "A convolution with this padding keeps the size."
+        assert same_padding(5) != 4, "The maps grow: ..."
+
+In the notebook, ``check.padding(same_padding)`` prints one line or one paragraph; it never raises.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import linecache
+import textwrap
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+NOT_DONE = "not done yet. Replace `...` or `raise NotImplementedError` in the cell above by your own code."
+CHECK_FILES = (Path(__file__).name, "_checks.py")
+
+
+class Checks(SimpleNamespace):
+    """The checks of one lab: a decorator, and a namespace of the functions that it decorated."""
+
+    def __init__(self) -> None:
+        self._state: dict[str, str] = {}
+
+    def __call__(self, function: Callable[..., None]) -> Callable[..., None]:
+        name = function.__name__
+
+        def run(*answers: Any) -> None:
+            problem = examine(function, *answers)
+            self._state[name] = "not yet" if problem else "passed"
+            words = f"Not yet, {name}: {problem}" if problem else f"Passed, {name}: {inspect.getdoc(function)}"
+            paragraphs = (textwrap.fill(line, 88) for line in words.splitlines())
+            print("\n".join(paragraphs))
+
+        self._state[name] = "not run"
+        setattr(self, name, run)
+        return function
+
+    def report(self) -> None:
+        """Prints how every check of the lab went when it was last run."""
+        for name, state in self._state.items():
+            print(f"{state:8} {name}")
+        passed = list(self._state.values()).count("passed")
+        print(f"{passed} of {len(self._state)} checks passed")
+
+
+def examine(function: Callable[..., None], *answers: Any) -> str:
+    """What is wrong with a student's answers, in words; empty where nothing is."""
+    if any(answer is ... for answer in answers):
+        return NOT_DONE
+    try:
+        with torch.random.fork_rng(devices=[]):  # the same verdict each time, whatever ran before
+            torch.manual_seed(0)
+            function(*answers)
+    except NotImplementedError:
+        return NOT_DONE
+    except AssertionError as error:
+        return str(error)
+    except Exception as error:
+        return f"the code stopped with {type(error).__name__}: {error}\n{_where(error)}".rstrip()
+    return ""
+
+
+def _where(error: Exception) -> str:
+    """The student's line that was running when the error came, or how the check called it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if frame.filename.startswith("<") or "ipykernel" in frame.filename]
+    if theirs:
+        line = linecache.getline(theirs[-1].filename, theirs[-1].lineno or 0).strip()
+        return f"It was in {theirs[-1].name}, line {theirs[-1].lineno} of its cell: {line}"
+    ours = [frame for frame in frames if frame.filename.endswith(CHECK_FILES)]
+    return f"The check was doing: {ours[-1].line}" if ours else ""
+
+
+def source_of(function: Callable[..., Any]) -> ast.AST:
+    """The syntax tree of a student's function, for the checks that ask how a thing is written."""
+    return ast.parse(textwrap.dedent(inspect.getsource(function)))

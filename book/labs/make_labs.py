@@ -1,0 +1,233 @@
+"""Makes the labs out of their sources, ``labN_name.md``: ``python book/labs/make_labs.py``.
+
+A source is a MyST notebook that holds the lab, its solution and its checks:
+
+- Code between ``# BEGIN SOLUTION`` and ``# END SOLUTION`` is the solution. A student gets
+  ``raise NotImplementedError`` there, or the commented lines that follow a ``# STUB`` inside.
+- A Markdown cell tagged ``answer`` is the model of a written answer. A student gets an empty place.
+- A code cell tagged ``check`` defines checks (see ``checking.py``). All of them go to the file
+  ``labN_checks.py`` beside the notebook, where a line stays that calls them.
+
+Written to ``_build/labs``: ``student/`` and ``solution/``, a folder each; ``fertools-labs.zip``, the
+student's folder with all that it needs; ``otter/``, the input of ``otter assign`` for each lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shutil
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+SHIPPED = ("fertools/**/*.py", "data/synthetic/*", "data/synthetic.*", "data/runs/cpu-fer2013/*")
+BLANK = "raise NotImplementedError  # your code here"
+EMPTY = "**Your answer:** ..."
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab's source, taken apart.
+
+    Attributes:
+        name: ``"lab1"``.
+        cells: (kind, text) in order; kind is ``markdown``, ``answer``, ``code`` or ``check``.
+    """
+
+    name: str
+    cells: list[tuple[str, str]]
+
+    @classmethod
+    def read(cls, source: Path) -> Lab:
+        """Reads ``labN_name.md``."""
+
+        def kind(cell: NotebookNode) -> str:
+            tags = {"answer", "check"} & set(cell.metadata.get("tags", []))
+            return tags.pop() if tags else str(cell.cell_type)
+
+        return cls(source.stem.split("_")[0], [(kind(cell), cell.source) for cell in jupytext.read(source).cells])
+
+    @property
+    def checks(self) -> str:
+        """The text of ``labN_checks.py``."""
+        return "\n\n".join(text for kind, text in self.cells if kind == "check") + "\n"
+
+    def notebook(self, *, solved: bool) -> NotebookNode:
+        """The student's notebook, or the one with the solution."""
+        cells = []
+        for kind, text in self.cells:
+            if kind == "markdown":
+                cells.append(new_markdown_cell(text))
+            elif kind == "answer":
+                cells.append(new_markdown_cell(text if solved else EMPTY))
+            elif kind == "code":
+                cells.append(new_code_cell(solution(text) if solved else stub(text)))
+            elif calls := [f"check.{name}({', '.join(answers)})" for name, answers in checks_of(text)]:
+                fixed = {"editable": False, "deletable": False}
+                cells.append(new_code_cell("\n".join(calls), metadata=fixed))
+        return numbered(cells)
+
+    def otter(self) -> NotebookNode:
+        """The notebook that ``otter assign`` takes; its tests call the same checks."""
+        config = f"# ASSIGNMENT CONFIG\nname: {self.name}\nsolutions_pdf: false\nexport_cell: false\n"
+        config += "generate: {pdf: false}\ntests: {ok_format: false}\nstrip_solutions_from_all_cells: true\n"
+        config += f"requirements: requirements.txt\nfiles: [checking.py, {self.name}_checks.py]"
+        cells = [new_raw_cell(config)]
+        answers = 0
+        for kind, text in self.cells:
+            if kind == "markdown":
+                cells.append(new_markdown_cell(text))
+            elif kind == "code":
+                cells.append(new_code_cell(otter_cell(text)))
+            elif kind == "answer":
+                answers += 1
+                cells += otter_question(f"written{answers}", [], new_markdown_cell(text))
+            else:
+                for name, parameters in checks_of(text):
+                    test = f"def test_{name}({', '.join(parameters)}):\n    from checking import examine\n"
+                    test += f"    import {self.name}_checks\n\n"
+                    test += f"    problem = examine({self.name}_checks.{name}, {', '.join(parameters)})\n"
+                    test += "    assert not problem, problem"
+                    cells += otter_question(name, [new_code_cell(test)])
+        return numbered(cells)
+
+
+def numbered(cells: list[NotebookNode]) -> NotebookNode:
+    """A notebook whose cells have the same names each time it is made."""
+    for i, cell in enumerate(cells):
+        cell["id"] = f"cell-{i}"
+    return new_notebook(cells=cells, metadata=KERNEL)
+
+
+# --- Solutions and stubs ----------------------------------------------------------------------
+
+
+def parts(text: str) -> Iterator[tuple[str, str]]:
+    """The lines of a cell as ("given" | "solution" | "stub", line), without the marks.
+
+    Raises:
+        ValueError: a mark that does not fit the one before it.
+    """
+    now = "given"
+    follows = {"# BEGIN SOLUTION": ("given", "solution"), "# STUB": ("solution", "stub")}
+    for line in text.splitlines():
+        mark = line.strip()
+        if mark == "# END SOLUTION" and now in ("solution", "stub"):
+            if now == "solution":
+                yield "stub", f"{line[: len(line) - len(mark)]}# {BLANK}"
+            now = "given"
+        elif mark in follows and follows[mark][0] == now:
+            now = follows[mark][1]
+        elif mark in (*follows, "# END SOLUTION"):
+            raise ValueError(f"{mark!r} is not expected here, in:\n{text}")
+        else:
+            yield now, line
+    if now != "given":
+        raise ValueError(f"'# END SOLUTION' is missing in:\n{text}")
+
+
+def solution(text: str) -> str:
+    """A cell with its solution."""
+    return "\n".join(line for kind, line in parts(text) if kind != "stub")
+
+
+def stub(text: str) -> str:
+    """A cell as a student gets it: ``# x`` of a stub becomes ``x``."""
+    found = (re.sub(r"^(\s*)# ?", r"\1", line) if kind == "stub" else line for kind, line in parts(text) if kind != "solution")
+    return "\n".join(found)
+
+
+def solution_lines(text: str) -> list[str]:
+    """The lines of a cell that no student may see."""
+    return [line.strip() for kind, line in parts(text) if kind == "solution"]
+
+
+def checks_of(text: str) -> list[tuple[str, list[str]]]:
+    """Name and parameters of each check that a cell defines, in order."""
+    return [
+        (node.name, [argument.arg for argument in node.args.args])
+        for node in ast.parse(text).body
+        if isinstance(node, ast.FunctionDef)
+        and any(isinstance(mark, ast.Name) and mark.id == "check" for mark in node.decorator_list)
+    ]
+
+
+# --- Otter ------------------------------------------------------------------------------------
+
+
+def otter_cell(text: str) -> str:
+    """A cell in Otter's words: the solution, and the stub as its prompt."""
+    if "# BEGIN SOLUTION" not in text:
+        return text
+    lines = ["# BEGIN SOLUTION NO PROMPT", solution(text), "# END SOLUTION"]
+    return "\n".join([*lines, '""" # BEGIN PROMPT', stub(text).replace('"""', "'''"), '""" # END PROMPT'])
+
+
+def otter_question(name: str, tests: list[NotebookNode], answer: NotebookNode | None = None) -> list[NotebookNode]:
+    """The raw cells that Otter reads a question from."""
+    manual = "\nmanual: true" if answer else ""
+    cells = [new_raw_cell(f"# BEGIN QUESTION\nname: {name}\npoints: 1{manual}")]
+    if answer:
+        cells += [new_raw_cell("# BEGIN SOLUTION"), answer, new_raw_cell("# END SOLUTION")]
+    if tests:
+        cells += [new_raw_cell("# BEGIN TESTS"), *tests, new_raw_cell("# END TESTS")]
+    return [*cells, new_raw_cell("# END QUESTION")]
+
+
+# --- Writing ----------------------------------------------------------------------------------
+
+
+def labs(folder: Path = HERE) -> list[Lab]:
+    """All labs, in order."""
+    return [Lab.read(source) for source in sorted(folder.glob("lab[0-9]*_*.md"))]
+
+
+def requirements(root: Path = ROOT) -> str:
+    """What the labs need from a package index: the library's own needs and Jupyter."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    return "\n".join([*project["dependencies"], "scikit-image>=0.24", "jupyterlab>=4.2"]) + "\n"
+
+
+def make(out: Path, root: Path = ROOT) -> None:
+    """Writes everything into ``out``, whose old contents go."""
+    shutil.rmtree(out, ignore_errors=True)
+    student, solved, otter = (out / name for name in ("student", "solution", "otter"))
+    for lab in labs():
+        for folder, notebook in [
+            (student, lab.notebook(solved=False)),
+            (solved, lab.notebook(solved=True)),
+            (otter / lab.name, lab.otter()),
+        ]:
+            folder.mkdir(parents=True, exist_ok=True)
+            nbformat.validate(notebook)
+            nbformat.write(notebook, folder / f"{lab.name}.ipynb")
+            (folder / f"{lab.name}_checks.py").write_text(lab.checks)
+            shutil.copy(HERE / "checking.py", folder)
+            (folder / "requirements.txt").write_text(requirements(root))
+    shutil.copy(HERE / "handout.md", student / "README.md")
+    files = {path.name: path for path in student.iterdir()}
+    for pattern in SHIPPED:
+        files |= {str(path.relative_to(root)): path for path in root.glob(pattern) if path.is_file()}
+    with zipfile.ZipFile(out / "fertools-labs.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, path in sorted(files.items()):  # of one date, so that the same labs give the same file
+            archive.writestr(zipfile.ZipInfo(f"fertools-labs/{name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "_build" / "labs", help="default: _build/labs")
+    chosen = parser.parse_args().out
+    make(chosen)
+    print(f"The labs are ready: {chosen / 'fertools-labs.zip'} and the folders beside it")

@@ -1,0 +1,38 @@
+"""``python -m fertools.render MODEL``: makes the synthetic faces anew."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fertools.data import synthetic
+from fertools.errors import FertoolsError
+from fertools.render.plan import films
+from fertools.render.produce import render, render_films
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="The face model's folder: packed, or ICT-FaceKit's FaceXModel.")],
+    out: Annotated[Path, typer.Option(help="Where the set goes.")] = synthetic.FOLDER,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
+    processes: Annotated[int, typer.Option(help="How many draw at once.", min=1)] = os.cpu_count() or 1,
+    all_frames: Annotated[
+        bool, typer.Option("--all-frames", help="Instead: all 327 films with every frame, some 200 MB.")
+    ] = False,
+) -> None:
+    """Render the synthetic faces. The same command continues a run that was stopped."""
+    if all_frames:
+        render_films(model, out, films(seed), seed, processes, None)
+    else:
+        render(model, out, seed, processes)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (FertoolsError, ImportError) as error:
+        sys.exit(f"fertools.render: {error}")

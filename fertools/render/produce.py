@@ -1,0 +1,196 @@
+"""Draws the planned pictures over several processes, and puts the data set together.
+
+Pictures are drawn in batches over the processor's cores, and a finished batch is kept under ``.parts``: the
+same command continues a run that was stopped. In the end the batches become sheets and tables, and
+``.parts`` goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from fertools.data import ckplus, synthetic
+from fertools.data.faces import choose, detect
+from fertools.data.faceset import IMAGE_SIZE, SPLITS
+from fertools.errors import DataError
+from fertools.files import whole_file
+from fertools.render.head import Array, FaceModel
+from fertools.render.paint import Paint
+from fertools.render.plan import PORTRAITS, Film, Picture, film, films, portrait
+from fertools.render.scene import Studio, photograph, renderer
+
+BATCH = 100
+FRAME = (640, 490)  # CK+'s size
+WHOLE_FILMS = 12  # that ship with every frame
+OVERSAMPLE = {(IMAGE_SIZE, IMAGE_SIZE): 4, FRAME: 2}
+
+
+class Artist:
+    """Draws pictures of one size; one in each process, since setting it up takes a second."""
+
+    def __init__(self, model: Path, size: tuple[int, int], seed: int) -> None:
+        self.model = FaceModel.load(model)
+        self.studio = Studio(Paint(self.model), size, OVERSAMPLE[size])
+        self.seed = seed
+
+    def portrait(self, index: int) -> tuple[Array, dict[str, Any]]:
+        """The portrait of that number, uint8 (48, 48), and its row."""
+        return self._draw(portrait(index, self.seed, self.model.shapes), index)
+
+    def film(self, which: Film, last: int | None = None) -> list[tuple[Array, dict[str, Any]]]:
+        """A film's frames, uint8 (490, 640), with their rows; only the ``last`` few if given."""
+        frames = list(enumerate(film(which, self.seed, self.model.shapes)))
+        return [self._draw(frame, i) for i, frame in frames[-(last or len(frames)) :]]
+
+    def _draw(self, picture: Picture, number: int) -> tuple[Array, dict[str, Any]]:
+        light = self.studio.take(picture.person, picture.shapes, picture.scene)
+        # The noise of a picture hangs on its number, so that it can be drawn again alone.
+        return photograph(light, picture.camera, np.random.default_rng((self.seed, number))), picture.row
+
+
+_artist: Artist
+
+
+def _set_up(model: Path, size: tuple[int, int], seed: int) -> None:
+    global _artist
+    _artist = Artist(model, size, seed)
+
+
+def _portraits(job: tuple[Path, int]) -> int:
+    """Draws a batch of portraits into a part."""
+    path, start = job
+    drawn = [_artist.portrait(i) for i in range(start, min(start + BATCH, PORTRAITS))]
+    images = np.stack([image for image, _ in drawn])
+    with whole_file(path) as part:
+        np.savez(part, images=images, rows=json.dumps([row for _, row in drawn]))
+    return len(drawn)
+
+
+def _film(job: tuple[Path, Film, int | None]) -> int:
+    """Draws a film into CK+'s folders; its table comes last, so that its presence says that it is whole."""
+    folder, which, last = job
+    drawn = _artist.film(which, last)
+    for image, row in drawn:
+        write_frame(folder, row, image)
+    with whole_file(_table_of(folder, which)) as part:
+        part.write_text(json.dumps([row for _, row in drawn]))
+    return len(drawn)
+
+
+def write_frame(folder: Path, row: dict[str, Any], image: Array) -> None:
+    """Writes a frame where CK+ has it, and the film's label beside its last one."""
+    import cv2
+
+    subject, number = row["sequence"].split("_")
+    name = f"{row['sequence']}_{row['frame']:08d}"
+    path = folder / "cohn-kanade-images" / subject / number / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        cv2.imwrite(str(part), image, (cv2.IMWRITE_PNG_COMPRESSION, 9))
+    if row["frame"] == row["frames"]:
+        label = folder / "Emotion" / subject / number / f"{name}_emotion.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(label) as part:
+            part.write_text(f"   {ckplus.CLASSES.index(row['label']) + 1}.0000000e+00\n")
+
+
+def _table_of(folder: Path, which: Film) -> Path:
+    return folder / "rows" / f"{which.name}.json"
+
+
+def _run(jobs: list[Any], work: Any, size: tuple[int, int], model: Path, seed: int, processes: int, what: str) -> None:
+    """Does the jobs whose result is not there yet, over several processes."""
+    # What is missing is said once, here: a pool starts workers that fail to set up again and again.
+    FaceModel.load(model)
+    renderer()
+    context = multiprocessing.get_context("spawn")  # a forked renderer does not draw
+    with (
+        context.Pool(processes, _set_up, (model, size, seed)) as pool,
+        tqdm(total=len(jobs), desc=what, unit="batch" if size == (IMAGE_SIZE, IMAGE_SIZE) else "film") as bar,
+    ):
+        for _ in pool.imap_unordered(work, jobs):
+            bar.update()
+
+
+def render_portraits(model: Path, parts: Path, seed: int, processes: int) -> tuple[Array, list[dict[str, Any]]]:
+    """All portraits, uint8 (N, 48, 48), and their rows."""
+    parts.mkdir(parents=True, exist_ok=True)
+    paths = {parts / f"portraits-{start:05d}.npz": start for start in range(0, PORTRAITS, BATCH)}
+    jobs = [(path, start) for path, start in paths.items() if not path.exists()]
+    if jobs:
+        _run(jobs, _portraits, (IMAGE_SIZE, IMAGE_SIZE), model, seed, processes, "portraits")
+    images, rows = [], []
+    for path in paths:
+        with np.load(path) as part:
+            images.append(part["images"])
+            rows += json.loads(str(part["rows"]))
+    return np.concatenate(images), rows
+
+
+def render_films(
+    model: Path, folder: Path, chosen: list[Film], seed: int, processes: int, last: int | None
+) -> list[dict[str, Any]]:
+    """Films in CK+'s layout under ``folder``, every frame or the ``last`` few; their rows, frame by frame."""
+    (folder / "rows").mkdir(parents=True, exist_ok=True)
+    jobs = [(folder, which, last) for which in chosen if not _table_of(folder, which).exists()]
+    if jobs:
+        _run(jobs, _film, FRAME, model, seed, processes, "films")
+    return [row for which in chosen for row in json.loads(_table_of(folder, which).read_text())]
+
+
+def whole_films(every: list[Film]) -> list[Film]:
+    """Those that ship with every frame: twelve, of as many subjects, the labels in turn."""
+    chosen: list[Film] = []
+    for label in itertools.islice(itertools.cycle(ckplus.CLASSES), WHOLE_FILMS):
+        seen = {film.subject for film in chosen}
+        chosen.append(next(film for film in every if film.label == label and film.subject not in seen))
+    return sorted(chosen, key=lambda film: film.name)
+
+
+def _crops(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[Array, dict[str, Any]]]:
+    """Each frame's face as the reader of CK+ finds it, and its row with whether dlib found it there."""
+    from fertools.data.faces import read_image
+
+    faces = ckplus.load_ckplus(folder)
+    if len(faces) != len(rows):
+        raise DataError(f"{folder}: {len(faces)} faces for {len(rows)} frames")
+    for image, row in zip(faces.images, tqdm(rows, desc="found by dlib", unit="frame"), strict=True):
+        subject, number = row["sequence"].split("_")
+        path = folder / "cohn-kanade-images" / subject / number / f"{row['sequence']}_{row['frame']:08d}.png"
+        yield image, {**row, "detected": int(choose(detect(read_image(path), 0)) is not None)}
+
+
+def render(model: Path, out: Path, seed: int = 0, processes: int = 1) -> None:
+    """Draws the whole set into ``out``; the same call continues one that was stopped.
+
+    Args:
+        model: the face model's folder, see :meth:`FaceModel.load`.
+        out: the folder of the set, see :mod:`fertools.data.synthetic`.
+        seed: everything random hangs on it.
+        processes: how many draw at once.
+    """
+    every = films(seed)
+    parts = out / ".parts" / str(seed)
+    images, rows = render_portraits(model, parts, seed, processes)
+    peaks = render_films(model, parts / "peaks", every, seed, processes, ckplus.FRAMES)
+    crops = list(_crops(parts / "peaks", peaks))
+
+    for split in SPLITS:
+        chosen = [i for i, row in enumerate(rows) if row["split"] == split]
+        synthetic.write_sheet(out / f"{split}.jpg", images[chosen])
+    synthetic.write_table(out / "portraits.csv", sorted(rows, key=lambda row: SPLITS.index(row["split"])))
+    synthetic.write_sheet(out / "sequences.jpg", np.stack([image for image, _ in crops]))
+    synthetic.write_table(out / "sequences.csv", [row for _, row in crops])
+    render_films(model, out / "CK+", whole_films(every), seed, processes, None)
+    shutil.rmtree(out / "CK+" / "rows")
+    synthetic.write_checksums(out)
+    shutil.rmtree(out / ".parts")

@@ -1,0 +1,73 @@
+"""The built pages in a browser, from a plain static server without a way out: `make check`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page, Request, ViewportSize
+
+HTML = Path(__file__).parents[2] / "_build" / "html"
+PAGES = [str(page.relative_to(HTML)) for page in sorted(HTML.rglob("*.html")) if "_static" not in page.parts]
+PAGES = [page for page in PAGES if page != "index.html"]  # leads on to the first chapter, and holds nothing
+PHONE: ViewportSize = {"width": 390, "height": 844}  # CSS pixels of a common telephone
+
+
+def opened(chromium: Browser, address: str) -> tuple[Page, list[str]]:
+    """The page in the light theme, once its formulas are set, and what it asked of other hosts by then."""
+    page = chromium.new_page(viewport={"width": 1280, "height": 844}, color_scheme="light")
+    host = "/".join(address.split("/")[:3]) + "/"
+    foreign: list[str] = []
+
+    def note(request: Request) -> None:
+        if request.url.startswith(("http", "ws")) and not request.url.startswith(host):
+            foreign.append(request.url)
+
+    page.on("request", note)
+    page.goto(address, wait_until="load")
+    page.evaluate("window.MathJax && MathJax.startup && MathJax.startup.promise")
+    return page, foreign
+
+
+def serious(page: Page, rules: str) -> list[dict[str, object]]:
+    """What axe-core finds that is serious or worse, by the rules of a tag or by all that it runs by itself."""
+    only = f", runOnly: '{rules}'" if rules else ""
+    violations = page.evaluate(f"axe.run({{resultTypes: ['violations']{only}}}).then(found => found.violations)")
+    return [
+        {"rule": v["id"], "help": v["help"], "where": [node["html"][:200] for node in v["nodes"][:5]]}
+        for v in violations
+        if v["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_accessible_in_both_themes_offline_and_on_a_telephone(
+    served: str, chromium: Browser, name: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python")
+    page, foreign = opened(chromium, served + name)
+    try:
+        page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
+        found = {"light": serious(page, "")}
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        found["dark"] = serious(page, "cat.color")  # the rest of the rules looks at what the themes share
+        page.set_viewport_size(PHONE)
+        wide = page.evaluate("document.documentElement.scrollWidth")
+    finally:
+        page.close()
+    assert not any(found.values()), json.dumps(found, indent=1)
+    assert wide <= PHONE["width"], f"{name} is {wide} pixels wide: what does not fit must scroll by itself"
+    assert not foreign, "asked of other hosts"
+
+
+def test_search_finds_a_word_of_a_chapter(served: str, chromium: Browser) -> None:
+    page, _ = opened(chromium, served + "search.html?q=sigmoid")
+    try:
+        page.wait_for_selector("#search-results ul.search li a", timeout=20_000)
+        assert page.locator("#search-results ul.search li a").count() > 0
+    finally:
+        page.close()

@@ -1,0 +1,432 @@
+"""The demo page: its JavaScript against Python, in Node and in Chromium, and the page as a reader uses it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import importlib.util
+import io
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fertools.data import faces
+from fertools.data.faces import Box
+from fertools.predict import Predictor
+from fertools.weights import load_network
+
+ROOT = Path(__file__).parents[2]
+BOOK = ROOT / "book"
+DEMO = BOOK / "_static" / "demo"
+RUN = ROOT / "data" / "runs" / "cpu-fer2013"
+SAMPLES = {"Eileen Collins": DEMO / "samples" / "collins.jpg", "Grace Hopper": DEMO / "samples" / "hopper.jpg"}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium or Chrome on the PATH")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node on the PATH")
+
+
+# --- The files that are made -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo_files() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("demo_files", BOOK / "_tools" / "demo_files.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_vendored_files_are_the_named_ones(demo_files: ModuleType) -> None:
+    vendor = DEMO / "vendor"
+    sums = dict(line.split()[::-1] for line in (vendor / "SHA256SUMS").read_text().splitlines())
+    assert sums == {name: hashlib.sha256((vendor / name).read_bytes()).hexdigest() for name in sums}
+    own = {"README.md", "SHA256SUMS", "LICENSE-Apache-2.0.txt"}
+    assert {path.name for path in vendor.iterdir()} == set(sums) | own
+    readme = (vendor / "README.md").read_text()
+    for package, version in demo_files.PACKAGES.items():
+        assert f"`{package}` {version}" in readme
+
+
+def test_the_page_says_what_the_record_says(demo_files: ModuleType) -> None:
+    assert json.loads((DEMO / "model" / "model.json").read_text()) == pytest.approx(demo_files.model_card(RUN))
+
+
+# --- JavaScript against Python -----------------------------------------------------------------
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A plain static server of the page as the book has it, without the book's theme: its address."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "_static").symlink_to(BOOK / "_static")
+    (folder / "book").mkdir()
+    raw = re.search(r"^```\{raw\} html\n(.*?)^```$", (BOOK / "demo.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert raw
+    icon = '<link rel="icon" href="data:,">'
+    page = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{icon}<title>Demo</title></head>'
+    (folder / "book" / "demo.html").write_text(f"{page}<body>{raw[1]}</body></html>")
+    (folder / "empty.html").write_text(f"{page}<body></body></html>")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def camera_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Chromium takes for its camera: the portrait of Eileen Collins, again and again."""
+    path = tmp_path_factory.mktemp("camera") / "film.mjpeg"
+    data = io.BytesIO()
+    Image.open(SAMPLES["Eileen Collins"]).resize((480, 480)).crop((0, 0, 480, 360)).save(data, "JPEG", quality=95)
+    path.write_bytes(data.getvalue() * 10)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(camera_film: Path) -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+    fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*fake, f"--use-file-for-fake-video-capture={camera_film}"]
+        )
+        yield browser
+        browser.close()
+
+
+JavaScript = Callable[[str, Any], Any]
+
+
+def in_node(body: str, argument: Any) -> Any:
+    """What the body of an async JavaScript function of ``base``, ``read`` and ``input`` returns, run by Node."""
+    program = f"""
+        import {{ readFileSync }} from "node:fs";
+        const base = {json.dumps(DEMO.as_posix() + "/")};
+        const read = async (path) => new Uint8Array(readFileSync(base + path)).buffer;
+        const input = JSON.parse(readFileSync(0, "utf8"));
+        const answer = await (async () => {{ {body} }})();
+        console.log(JSON.stringify(answer));
+    """
+    done = subprocess.run(
+        ["node", "--input-type=module", "--eval", program],
+        input=json.dumps(argument),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param("node", marks=needs_node), pytest.param("chromium", marks=needs_chromium)]
+)
+def javascript(request: pytest.FixtureRequest) -> Iterator[JavaScript]:
+    """As :func:`in_node`, in Node and in Chromium."""
+    if request.param == "node":
+        yield in_node
+        return
+    site = request.getfixturevalue("site")
+    page = request.getfixturevalue("browser").new_page()
+    page.goto(f"{site}/empty.html")
+
+    def in_chromium(body: str, argument: Any) -> Any:
+        program = f"async ([base, input]) => {{ const read = undefined; {body} }}"
+        return page.evaluate(program, [f"{site}/_static/demo/", argument])
+
+    yield in_chromium
+    page.close()
+
+
+def as_canvas(image: np.ndarray) -> dict[str, Any]:
+    """RGB, uint8 (H, W, 3), as a canvas gives it to JavaScript."""
+    height, width, _ = image.shape
+    opaque = np.full((height, width, 1), 255, np.uint8)
+    return {"data": np.concatenate([image, opaque], 2).ravel().tolist(), "width": width, "height": height}
+
+
+def test_crops_equal_pythons(javascript: JavaScript) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (150, 190, 3), np.uint8)
+    # Squares of 20 to 168 pixels: enlarged, copied (40: 48), halved (80: 96), cut, and across every edge.
+    boxes = [(30, 30, 17), (60, 50, 40), (50, 40, 80), (40, 30, 81), (20, 10, 140), (-30, 20, 60), (150, 100, 70)]
+    boxes += [(int(x), int(y), int(side)) for x, y, side in rng.integers((-20, -20, 20), (150, 120, 90), (12, 3))]
+    cases = [{"left": x, "top": y, "right": x + side, "bottom": y + side} for x, y, side in boxes]
+    body = """
+        const { crop } = await import(base + "crop.js");
+        const image = { ...input.image, data: Uint8ClampedArray.from(input.image.data) };
+        return input.cases.map((box) => Array.from(crop(image, box)));
+    """
+    crops = np.array(javascript(body, {"image": as_canvas(noise), "cases": cases})).reshape(-1, 48, 48)
+    expected = np.stack([faces.crop(faces.to_gray(noise), Box(**case)) for case in cases])
+    difference = np.abs(crops - expected.astype(int))
+    assert difference.max() <= 1  # OpenCV rounds bicubic weights to 1/2048
+    assert (difference > 0).mean() < 0.05
+
+
+LOOK = """
+    const { load } = await import(base + "classify.js");
+    const { findFace } = await import(base + "detect.js");
+    const models = await load(read);
+    const answers = [];
+    for (const crop of input.crops) {
+        const { logits, probabilities } = await models.network(crop);
+        answers.push({ logits: Array.from(logits), probabilities: Array.from(probabilities) });
+    }
+    const found = [];
+    for (const image of input.images) {
+        found.push(await findFace(models.detector, { ...image, data: Uint8ClampedArray.from(image.data) }, [1, 2, 4]));
+    }
+    return { answers, found };
+"""
+
+
+def test_networks_answer_as_python_does(javascript: JavaScript) -> None:
+    """Logits and probabilities equal PyTorch's; the face is where dlib sees it, wherever it is moved."""
+    gray = [faces.read_image(path) for path in SAMPLES.values()]
+    boxes = [faces.detect(image)[0] for image in gray]
+    crops = np.stack([faces.crop(image, box) for image, box in zip(gray, boxes, strict=True)])
+    noise = np.random.default_rng(0).integers(0, 256, (2, 48, 48), np.uint8)
+    crops = np.concatenate([crops, noise])
+
+    portraits = [np.asarray(Image.open(path)) for path in SAMPLES.values()]
+    room = np.full((300, 500, 3), 128, np.uint8)
+    shrunk = np.asarray(Image.open(SAMPLES["Grace Hopper"]).resize((114, 133)))
+    room[150 : 150 + 133, 350 : 350 + 114] = shrunk  # a face of 43 pixels in the corner of 500
+    moved = faces.detect(faces.to_gray(shrunk), 2)[0]
+    boxes.append(Box(moved.left + 350, moved.top + 150, moved.right + 350, moved.bottom + 150))
+    empty = np.random.default_rng(0).integers(90, 160, (200, 200, 3), np.uint8)
+    images = [as_canvas(image) for image in (*portraits, room, empty)]
+
+    result = javascript(LOOK, {"crops": crops.reshape(len(crops), -1).tolist(), "images": images})
+
+    net, about = load_network(RUN / "model.safetensors")
+    with torch.inference_mode():
+        pixels = (torch.from_numpy(crops).float()[:, None] - about["pixels"]["mean"]) / about["pixels"]["std"]
+        logits = net.eval()(pixels).numpy()
+    np.testing.assert_allclose([answer["logits"] for answer in result["answers"]], logits, atol=1e-3)
+    expected = Predictor.from_pretrained(RUN, "cpu").classify(crops)
+    np.testing.assert_allclose([answer["probabilities"] for answer in result["answers"]], expected, atol=1e-3)
+
+    *found, nothing = result["found"]
+    assert nothing is None
+    for face, box in zip(found, boxes, strict=True):
+        assert abs((face["right"] - face["left"]) / box.side - 1) < 0.2
+        assert abs(face["left"] + face["right"] - box.left - box.right) / 2 < 0.1 * box.side
+        assert abs(face["top"] + face["bottom"] - box.top - box.bottom) / 2 < 0.1 * box.side
+
+
+# --- The page ----------------------------------------------------------------------------------
+
+WATCH = """
+    const original = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    window.tracks = [];
+    navigator.mediaDevices.getUserMedia = async (wanted) => {
+        if (window.refuse) throw new DOMException("no", window.refuse);
+        const stream = await original(wanted);
+        window.tracks.push(...stream.getTracks());
+        return stream;
+    };
+"""
+
+
+class Visit:
+    """A page of the site, with what it asked for and what it complained of."""
+
+    def __init__(self, browser: Any, site: str, script: str = WATCH) -> None:
+        self.page = browser.new_page(viewport={"width": 390, "height": 800})
+        self.page.set_default_timeout(60_000)
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: message.type in ("error", "warning") and self.complain(message.text))
+        self.page.on("pageerror", lambda error: self.complain(str(error)))
+        self.page.add_init_script(script)
+        self.page.goto(f"{site}/book/demo.html")
+
+    def complain(self, words: str) -> None:
+        self.complaints.append(words)
+
+    def text(self, part: str) -> str:
+        return str(self.page.text_content(f"#demo-{part}")).strip()
+
+    def wait_for(self, part: str, words: str) -> None:
+        """Until a part of the page holds the words."""
+        self.page.wait_for_function(
+            "([part, words]) => document.getElementById(part).textContent.includes(words)", arg=[f"demo-{part}", words]
+        )
+
+
+@pytest.fixture(scope="module")
+def started(browser: Any, site: str) -> Iterator[Visit]:
+    """The demo, started by keyboard. At the end: no complaint, and nothing asked of any other place."""
+    visit = Visit(browser, site)
+    visit.page.wait_for_selector("#demo-start", state="visible")
+    assert not [url for url in visit.requests if re.search("vendor|model|samples", url)]  # loads only on click
+    visit.page.keyboard.press("Tab")
+    assert visit.page.evaluate("document.activeElement.id") == "demo-start"
+    visit.page.keyboard.press("Enter")
+    visit.wait_for("status", "Eileen Collins: one face")
+    yield visit
+    visit.page.close()
+    assert visit.complaints == []
+    assert {url.split("/book/")[0].split("/_static/")[0] for url in visit.requests} == {site}
+
+
+@needs_chromium
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_sample_gets_pythons_label(started: Visit, name: str) -> None:
+    started.page.click(f"text={name}")
+    started.wait_for("status", f"{name}: one face")
+    predictor = Predictor.from_pretrained(RUN, "cpu")
+    (face, *_) = predictor.predict(SAMPLES[name]).faces
+    assert started.text("label") == ("unsure" if face.abstain else face.label)
+    assert face.label in started.text("label") + started.text("note")
+
+    # The bars are Python's answer to the very pixels that the page shows as the network's view.
+    shown = started.page.evaluate(
+        "Array.from(document.getElementById('demo-crop').getContext('2d').getImageData(0, 0, 48, 48).data)"
+    )
+    crop = np.array(shown, np.uint8).reshape(48, 48, 4)[..., 0]
+    cells = started.page.locator("#demo-bars tr").all_inner_texts()
+    bars = {row.split()[0]: float(row.split()[1]) for row in cells}
+    (expected,) = predictor.classify(crop[None])
+    assert bars == pytest.approx(dict(zip(predictor.classes, 100 * expected, strict=True)), abs=0.6)
+    assert started.page.get_attribute(f"text={name}", "aria-pressed") == "true"
+
+
+@needs_chromium
+def test_keys_choose_and_the_focus_is_seen(started: Visit) -> None:
+    page = started.page
+    page.focus("[data-sample]")
+    reached = []
+    for _ in range(4):
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+        target = "document.querySelector('#demo-file:focus-visible + label') ?? document.activeElement"
+        assert page.evaluate(f"getComputedStyle({target}).outlineStyle") == "solid"
+        page.keyboard.press("Tab")
+    assert reached == ["Eileen Collins", "Grace Hopper", "demo-file", "demo-camera"]
+    page.focus("text=Grace Hopper")
+    page.keyboard.press("Space")
+    started.wait_for("status", "Grace Hopper: one face")
+    started.wait_for("spoken", "unsure")  # said once, politely, to those who listen
+    assert page.get_attribute("#demo-spoken", "aria-live") == "polite"
+
+
+@needs_chromium
+def test_the_page_fits_a_phone(started: Visit) -> None:
+    assert started.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@needs_chromium
+def test_own_photos(started: Visit) -> None:
+    def upload(name: str, data: bytes) -> None:
+        file = {"name": name, "mimeType": "image/jpeg", "buffer": data}
+        started.page.set_input_files("#demo-file", files=[file])
+
+    def jpeg(image: Image.Image, **options: Any) -> bytes:
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=95, **options)
+        return data.getvalue()
+
+    portrait = Image.open(SAMPLES["Eileen Collins"])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side: turn by 90 degrees to see it upright
+    upload("turned.jpg", jpeg(portrait.transpose(Image.Transpose.ROTATE_90), exif=exif))
+    started.wait_for("status", "turned.jpg: one face")
+    assert started.text("label") == "happy"
+    assert started.text("credit") == ""
+
+    upload("wall.jpg", jpeg(Image.new("RGB", (300, 200), "gray")))
+    started.wait_for("status", "wall.jpg: no face found")
+    assert started.text("label") == "no face"
+
+    upload("text.jpg", b"no picture at all")
+    started.wait_for("status", "text.jpg cannot be read as a picture")
+
+
+@needs_chromium
+def test_the_camera_is_watched_and_let_go(started: Visit) -> None:
+    page = started.page
+    page.focus("#demo-camera")
+    page.keyboard.press("Enter")
+    started.wait_for("speed", "frames per second")
+    assert float(started.text("speed").split()[0]) > 0
+    started.wait_for("label", "happy")  # the film shows the portrait of Eileen Collins
+    assert page.get_attribute("#demo-camera", "aria-pressed") == "true"
+    page.keyboard.press("Enter")
+    started.wait_for("status", "The camera is off.")
+    assert started.text("speed") == ""
+
+    def live() -> int:
+        return int(page.evaluate("window.tracks.filter((track) => track.readyState === 'live').length"))
+
+    assert live() == 0
+    page.click("#demo-camera")
+    started.wait_for("speed", "frames per second")
+    assert live() == 1
+    page.evaluate(
+        "Object.defineProperty(document, 'hidden', { value: true, configurable: true });"
+        "document.dispatchEvent(new Event('visibilitychange')); delete document.hidden;"
+    )
+    started.wait_for("status", "The camera was stopped")
+    assert live() == 0
+    page.click("#demo-camera")
+    started.wait_for("speed", "frames per second")
+    page.click("text=Grace Hopper")
+    started.wait_for("status", "Grace Hopper: one face")
+    assert live() == 0
+
+
+@needs_chromium
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("NotAllowedError", "The camera was not allowed."),
+        ("NotFoundError", "There is no camera on this device."),
+        ("NotReadableError", "another program may be using it"),
+        ("AbortError", "The camera cannot be used"),
+    ],
+)
+def test_a_camera_that_fails_is_told_in_words(started: Visit, error: str, words: str) -> None:
+    started.page.evaluate(f"window.refuse = '{error}'")
+    started.page.click("#demo-camera")
+    started.wait_for("status", words)
+    assert started.page.get_attribute("#demo-camera", "aria-pressed") == "false"
+    started.page.evaluate("window.refuse = undefined")
+
+
+@needs_chromium
+def test_what_cannot_run_says_so(browser: Any, site: str) -> None:
+    visit = Visit(browser, site, "delete globalThis.WebAssembly;")
+    visit.wait_for("status", "This browser cannot run the demo")
+    assert not visit.page.is_visible("#demo-start")
+    visit.page.close()
+
+    visit = Visit(browser, site)
+    visit.page.route("**/model.json", lambda route: route.abort())
+    visit.page.click("#demo-start")
+    visit.wait_for("status", "The demo could not be loaded")
+    assert visit.page.is_enabled("#demo-start")
+    visit.page.close()
