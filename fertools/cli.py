@@ -1,5 +1,5 @@
 """The command line: ``fertools data``, ``audit``, ``train``, ``evaluate``, ``predict``, ``sweep``,
-``compare``.
+``compare``, ``export``.
 
 Exit codes: 0 done, 1 it failed, 2 the call was wrong.
 """

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from math import factorial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -121,8 +121,10 @@ def explain(
         ValueError: a face of another shape or type, or a label that the network does not know.
     """
     if not isinstance(face, np.ndarray) or face.shape != (IMAGE_SIZE,) * 2 or face.dtype != np.uint8:
-        raise ValueError(f"face must be uint8 of shape (48, 48), not {getattr(face, 'dtype', type(face).__name__)} "
-                         f"{getattr(face, 'shape', '')}")
+        raise ValueError(
+            f"face must be uint8 of shape (48, 48), not {getattr(face, 'dtype', type(face).__name__)} "
+            f"{getattr(face, 'shape', '')}"
+        )
     probabilities = predictor.classify(face[None])[0]
     label = label or predictor.classes[int(probabilities.argmax())]
     if label not in predictor.classes:
@@ -259,11 +261,14 @@ def fusion_shares(net: MultiScaleFusionNet, x: Tensor) -> tuple[Fusion, ...]:
         return ()
     scales = net.config.scales
     modules = [
-        (scale, int(size), above, module)
+        (scale, int(size), above, cast(FeatureFusionModule, module))
         for above, scale, fuse in zip((0, *scales), scales, net.fuse, strict=False)
-        for size, module in fuse.items()
+        for size, module in cast(nn.ModuleDict, fuse).items()
     ]
-    modules += [(scales[-1], END_SIZE, scale, module) for scale, module in zip(scales, net.fuse_ends, strict=False)]
+    modules += [
+        (scales[-1], END_SIZE, scale, cast(FeatureFusionModule, module))
+        for scale, module in zip(scales, net.fuse_ends, strict=False)
+    ]
     inputs: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def keep(module: nn.Module, pair: tuple[Tensor, Tensor], _: Tensor) -> None:

@@ -361,7 +361,8 @@ def explanation(found: Explanation) -> Figure:
     heights += [0.42 * len(found.fusions) + 1.0] if found.fusions else []
     heights += [1.9] if near is not None else []
     figure = plt.figure(figsize=(5.5, sum(heights)))
-    parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights))
+    subfigures = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
+    parts = iter(subfigures[:, 0])
 
     part = next(parts)
     part.suptitle(f"{found.label}: log odds {found.score:+.2f}, of plain gray {found.baseline:+.2f}", fontsize=11)

@@ -56,7 +56,7 @@ def divide(faces: FaceSet, config: TrainConfig, seed: int = 0) -> Parts:
     """Divides a set as the configuration's protocol says.
 
     With the set's own splits, PublicTest chooses the epoch, and both test splits are reported,
-    PrivateTest also without the images that Training contains (``"PrivateTest, unseen"``). With
+    PrivateTest also without those images, if any, that Training contains (``"PrivateTest, unseen"``). With
     folds nothing chooses, and the one fold is reported as ``"fold"``; ``seed`` draws them.
 
     Raises:
@@ -70,8 +70,10 @@ def divide(faces: FaceSet, config: TrainConfig, seed: int = 0) -> Parts:
     from fertools.data.audit import leaked
 
     public, private = faces.of_split("PublicTest"), faces.of_split("PrivateTest")
-    unseen = private.select(~leaked(faces, "PrivateTest", into="Training"))
-    reported = {"PublicTest": public, "PrivateTest": private, UNSEEN: unseen}
+    reported = {"PublicTest": public, "PrivateTest": private}
+    unseen = ~leaked(faces, "PrivateTest", into="Training")
+    if unseen.any() and not unseen.all():
+        reported[UNSEEN] = private.select(unseen)
     return Parts(faces.of_split("Training"), public, reported)
 
 

@@ -350,11 +350,11 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
     code, out = call("sweep", "try.toml", "--minutes", "1e-9")
     assert "0 of 2 runs are done" in str(code)
-    assert call("sweep", "try.toml", "--list")[1].split()[::3] == ["new", "new"]
+    assert [line.split()[0] for line in call("sweep", "try.toml", "--list")[1].splitlines()] == ["new", "new"]
     code, out = call("sweep", "try.toml", "--device", "cpu")
     assert code == 0
     assert "2 of 2  fold-1: done, " in out
-    assert call("sweep", "try.toml", "--list")[1].split()[::3] == ["done", "done"]
+    assert [line.split()[0] for line in call("sweep", "try.toml", "--list")[1].splitlines()] == ["done", "done"]
     assert call("sweep", "try.toml", "--address", "auto")[0] == 2
     code, out = call("compare", "try", "try")
     assert code == 0

@@ -181,6 +181,10 @@ def test_divide_by_splits_and_by_folds(faces: FaceSet) -> None:
     parts = divide(dataclasses.replace(faces, images=leak, fingerprint=""), CONFIG)
     assert (len(parts.training), len(parts.validation), len(parts.reported["PrivateTest"])) == (120, 30, 30)
     assert len(parts.reported[UNSEEN]) == 28
+    assert list(divide(faces, CONFIG).reported) == ["PublicTest", "PrivateTest"]  # nothing leaks
+    leak[faces.split == "PrivateTest"] = leak[0]
+    everything = dataclasses.replace(faces, images=leak, fingerprint="")
+    assert list(divide(everything, CONFIG).reported) == ["PublicTest", "PrivateTest"]  # nothing is left
     tested = []
     for fold in range(4):
         config = dataclasses.replace(PLAIN, protocol="subject", folds=4, fold=fold)
@@ -209,7 +213,7 @@ def test_the_record_tells_all_and_evaluates_to_the_same(undisturbed: Path) -> No
     assert record.data == {
         "name": "toy",
         "training": 120,
-        "reported": {"PublicTest": 30, "PrivateTest": 30, UNSEEN: 30},
+        "reported": {"PublicTest": 30, "PrivateTest": 30},
     }
     assert record.environment["libraries"]["torch"] == importlib.metadata.version("torch")
     assert record.environment["bf16"] in (True, False)
@@ -401,7 +405,8 @@ def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:
     assert two.environment["processes"] == 2
     mine, theirs = (load_weights(tmp_path / name / "model.safetensors")[0] for name in ("one", "two"))
     for name, value in mine.items():
-        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5, msg=name)
+        # With another number of threads one process differs from itself by up to 6e-5.
+        torch.testing.assert_close(value, theirs[name], rtol=1e-3, atol=3e-4, msg=name)
     for a, b in zip(one.history, two.history, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["train_accuracy"] == pytest.approx(b["train_accuracy"], abs=0.01)

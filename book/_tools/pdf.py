@@ -26,6 +26,7 @@ def print_page(page: Path, out: Path, executable: str) -> None:
         chromium = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         tab = chromium.new_page(color_scheme="light")
         tab.goto(page.resolve().as_uri(), wait_until="load", timeout=300_000)
+        tab.wait_for_function("!window.MathJax || MathJax.startup?.promise")  # it loads on its own time
         tab.evaluate("window.MathJax && MathJax.startup.promise")
         tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         tab.evaluate("document.querySelectorAll('img').forEach(i => { i.loading = 'eager' })")

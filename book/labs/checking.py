@@ -15,7 +15,6 @@ In the notebook, ``check.padding(same_padding)`` prints one line or one paragrap
 
 from __future__ import annotations
 
-import ast
 import inspect
 import linecache
 import textwrap
@@ -85,8 +84,3 @@ def _where(error: Exception) -> str:
         return f"It was in {theirs[-1].name}, line {theirs[-1].lineno} of its cell: {line}"
     ours = [frame for frame in frames if frame.filename.endswith(CHECK_FILES)]
     return f"The check was doing: {ours[-1].line}" if ours else ""
-
-
-def source_of(function: Callable[..., Any]) -> ast.AST:
-    """The syntax tree of a student's function, for the checks that ask how a thing is written."""
-    return ast.parse(textwrap.dedent(inspect.getsource(function)))

@@ -60,6 +60,12 @@ class Lab:
         return cls(source.stem.split("_")[0], [(kind(cell), cell.source) for cell in jupytext.read(source).cells])
 
     @property
+    def files(self) -> list[str]:
+        """What has to lie beside the notebook."""
+        reads = any("fertools.data" in text or "data/" in text for _, text in self.cells)
+        return ["checking.py", f"{self.name}_checks.py", "fertools", *(["data"] if reads else [])]
+
+    @property
     def checks(self) -> str:
         """The text of ``labN_checks.py``."""
         return "\n\n".join(text for kind, text in self.cells if kind == "check") + "\n"
@@ -83,7 +89,7 @@ class Lab:
         """The notebook that ``otter assign`` takes; its tests call the same checks."""
         config = f"# ASSIGNMENT CONFIG\nname: {self.name}\nsolutions_pdf: false\nexport_cell: false\n"
         config += "generate: {pdf: false}\ntests: {ok_format: false}\nstrip_solutions_from_all_cells: true\n"
-        config += f"requirements: requirements.txt\nfiles: [checking.py, {self.name}_checks.py]"
+        config += f"requirements: requirements.txt\nfiles: [{', '.join(self.files)}]"
         cells = [new_raw_cell(config)]
         answers = 0
         for kind, text in self.cells:
@@ -145,7 +151,11 @@ def solution(text: str) -> str:
 
 def stub(text: str) -> str:
     """A cell as a student gets it: ``# x`` of a stub becomes ``x``."""
-    found = (re.sub(r"^(\s*)# ?", r"\1", line) if kind == "stub" else line for kind, line in parts(text) if kind != "solution")
+    found = (
+        re.sub(r"^(\s*)# ?", r"\1", line) if kind == "stub" else line
+        for kind, line in parts(text)
+        if kind != "solution"
+    )
     return "\n".join(found)
 
 
@@ -197,18 +207,26 @@ def labs(folder: Path = HERE) -> list[Lab]:
 def requirements(root: Path = ROOT) -> str:
     """What the labs need from a package index: the library's own needs and Jupyter."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    return "\n".join([*project["dependencies"], "scikit-image>=0.24", "jupyterlab>=4.2"]) + "\n"
+    return "\n".join([*project["dependencies"], "scikit-image>=0.24", "jupyterlab>=4.2", "ipywidgets>=8.1"]) + "\n"
+
+
+def shipped(root: Path = ROOT) -> dict[str, Path]:
+    """The library and the data that the labs use, by their names in the folder that a student unpacks."""
+    found = (path for pattern in SHIPPED for path in root.glob(pattern) if path.is_file())
+    return {path.relative_to(root).as_posix(): path for path in found}
 
 
 def make(out: Path, root: Path = ROOT) -> None:
     """Writes everything into ``out``, whose old contents go."""
     shutil.rmtree(out, ignore_errors=True)
-    student, solved, otter = (out / name for name in ("student", "solution", "otter"))
+    student, solved = out / "student", out / "solution"
+    library = shipped(root)
     for lab in labs():
+        otter = out / "otter" / lab.name
         for folder, notebook in [
             (student, lab.notebook(solved=False)),
             (solved, lab.notebook(solved=True)),
-            (otter / lab.name, lab.otter()),
+            (otter, lab.otter()),
         ]:
             folder.mkdir(parents=True, exist_ok=True)
             nbformat.validate(notebook)
@@ -216,11 +234,14 @@ def make(out: Path, root: Path = ROOT) -> None:
             (folder / f"{lab.name}_checks.py").write_text(lab.checks)
             shutil.copy(HERE / "checking.py", folder)
             (folder / "requirements.txt").write_text(requirements(root))
+        for name, path in library.items():
+            if name.split("/")[0] not in lab.files:
+                continue
+            (otter / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, otter / name)
     shutil.copy(HERE / "handout.md", student / "README.md")
-    files = {path.name: path for path in student.iterdir()}
-    for pattern in SHIPPED:
-        files |= {str(path.relative_to(root)): path for path in root.glob(pattern) if path.is_file()}
-    with zipfile.ZipFile(out / "fertools-labs.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+    files = {path.name: path for path in student.iterdir()} | library
+    with zipfile.ZipFile(out / "fertools-labs.zip", "w") as archive:
         for name, path in sorted(files.items()):  # of one date, so that the same labs give the same file
             archive.writestr(zipfile.ZipInfo(f"fertools-labs/{name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
 

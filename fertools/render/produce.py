@@ -7,9 +7,11 @@ same command continues a run that was stopped. In the end the batches become she
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,10 +125,10 @@ def _run(jobs: list[Any], work: Any, size: tuple[int, int], model: Path, seed: i
 
 def render_portraits(model: Path, parts: Path, seed: int, processes: int) -> tuple[Array, list[dict[str, Any]]]:
     """All portraits, uint8 (N, 48, 48), and their rows."""
-    parts.mkdir(parents=True, exist_ok=True)
     paths = {parts / f"portraits-{start:05d}.npz": start for start in range(0, PORTRAITS, BATCH)}
     jobs = [(path, start) for path, start in paths.items() if not path.exists()]
     if jobs:
+        parts.mkdir(parents=True, exist_ok=True)
         _run(jobs, _portraits, (IMAGE_SIZE, IMAGE_SIZE), model, seed, processes, "portraits")
     images, rows = [], []
     for path in paths:
@@ -179,10 +181,11 @@ def render(model: Path, out: Path, seed: int = 0, processes: int = 1) -> None:
         processes: how many draw at once.
     """
     every = films(seed)
-    parts = out / ".parts" / str(seed)
+    parts = out / ".parts" / f"{seed}-{_drawing_code()}"
     images, rows = render_portraits(model, parts, seed, processes)
     peaks = render_films(model, parts / "peaks", every, seed, processes, ckplus.FRAMES)
     crops = list(_crops(parts / "peaks", peaks))
+    render_films(model, parts / "CK+", whole_films(every), seed, processes, None)
 
     for split in SPLITS:
         chosen = [i for i, row in enumerate(rows) if row["split"] == split]
@@ -190,7 +193,28 @@ def render(model: Path, out: Path, seed: int = 0, processes: int = 1) -> None:
     synthetic.write_table(out / "portraits.csv", sorted(rows, key=lambda row: SPLITS.index(row["split"])))
     synthetic.write_sheet(out / "sequences.jpg", np.stack([image for image, _ in crops]))
     synthetic.write_table(out / "sequences.csv", [row for _, row in crops])
-    render_films(model, out / "CK+", whole_films(every), seed, processes, None)
-    shutil.rmtree(out / "CK+" / "rows")
+    shutil.rmtree(parts / "CK+" / "rows")
+    shutil.rmtree(out / "CK+", ignore_errors=True)
+    os.replace(parts / "CK+", out / "CK+")
     synthetic.write_checksums(out)
     shutil.rmtree(out / ".parts")
+
+
+def render_all_frames(model: Path, out: Path, seed: int = 0, processes: int = 1) -> None:
+    """Draws all 327 films with every frame into ``out``, laid out as CK+ is, with ``sequences.csv`` beside them.
+
+    Args:
+        model: the face model's folder, see :meth:`FaceModel.load`.
+        out: a folder of its own.
+        seed: that of the set whose films they are.
+        processes: how many draw at once.
+    """
+    synthetic.write_table(out / "sequences.csv", render_films(model, out, films(seed), seed, processes, None))
+
+
+def _drawing_code() -> str:
+    """Changes with this package's code, so that no set is put together from parts that were drawn differently."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

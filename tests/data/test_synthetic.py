@@ -200,14 +200,14 @@ def test_the_whole_films_have_every_frame() -> None:
 
 
 def data_files(folder: Path) -> dict[str, Path]:
-    """All but notes and what reading and rendering leave, by name within the folder."""
+    """Pictures and tables: all but notes, figures, and what reading and rendering leave; by name in the folder."""
     files = (path for path in folder.rglob("*") if path.is_file())
     named = {path.relative_to(folder).as_posix(): path for path in files}
     return {
         name: path
         for name, path in named.items()
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.suffix != ".md"
+        and path.suffix not in (".md", ".json")
         and not path.name.startswith("LICENSE")
         and name != "SHA256SUMS"
     }

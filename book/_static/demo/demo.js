@@ -5,7 +5,7 @@ import { canRun, load } from "./classify.js";
 import { findFace } from "./detect.js";
 
 const LONGEST_PHOTO = 1280; // pixels; a larger picture is made smaller first
-const LONGEST_FRAME = 480;
+const LONGEST_FRAME = 400;
 const ANNOUNCE_EVERY = 2000; // ms, for those who listen to the page
 
 const part = (name) => document.getElementById(`demo-${name}`);
@@ -41,9 +41,9 @@ part("start").addEventListener("click", async () => {
   const { run, accuracy, threshold, target, answered, accuracy_answered } = models.about;
   part("bars").replaceChildren(...models.about.classes.map(bar));
   part("about").textContent =
-    `Network ${run}: right on ${percent(accuracy)} of FER2013's PrivateTest. It is unsure below ${percent(threshold)}, ` +
-    `where ${percent(target)} of its answers on PublicTest were right; so it answers ${percent(answered)} of ` +
-    `PrivateTest, and is right on ${percent(accuracy_answered)} of those.`;
+    `Network ${run}: right on ${percent(accuracy)} of FER2013's PrivateTest. It says unsure below ${percent(threshold)}, ` +
+    `a threshold at which ${percent(target)} of its answers on PublicTest were right. So it answers ` +
+    `${percent(answered)} of PrivateTest, and is right on ${percent(accuracy_answered)} of those.`;
   part("start").hidden = true;
   part("main").hidden = false;
   const first = document.querySelector("[data-sample]");
@@ -219,7 +219,8 @@ function show(face, levels, probabilities) {
   drawCrop(levels);
   if (face) drawBox(face, unsure);
   part("label").textContent = face ? (unsure ? "unsure" : name) : "no face";
-  part("note").textContent = !face ? "" : unsure ? `${name} ${percent(probabilities[best])} is too little to say so` : percent(probabilities[best]);
+  const sure = face ? percent(probabilities[best]) : "";
+  part("note").textContent = unsure ? `${name} ${sure} is too little to say so` : sure;
   [...part("bars").rows].forEach((row, i) => {
     const p = face ? probabilities[i] : 0;
     row.className = `${i === best ? "demo-best" : ""} ${unsure ? "demo-unsure" : ""}`;

@@ -28,7 +28,7 @@ export async function findFace(detector, image, parts = [1, 2]) {
   for (const part of parts) {
     const faces = [];
     for (const region of squares(image, part)) {
-      const planes = resize(image, region, SIZE, 3).map((level) => level / 127.5 - 1);
+      const planes = resize(image, region, SIZE).map((level) => level / 127.5 - 1);
       const { scores, boxes } = await detector(planes);
       faces.push(...decode(scores, boxes, region));
     }

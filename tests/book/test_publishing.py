@@ -1,0 +1,38 @@
+"""The workflows name what exists, and the one that publishes tells the pages where their notebooks are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def commands(workflow: Path) -> list[str]:
+    jobs = yaml.safe_load(workflow.read_text())["jobs"].values()
+    return [step["run"].strip() for job in jobs for step in job["steps"] if "run" in step]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_calls_make_targets_that_exist(workflow: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = re.findall(r"\bmake (?:\w+=\S* )*([a-z]+)", "\n".join(commands(workflow)))
+    assert set(called) <= targets
+
+
+def test_publishing_sets_the_address_of_the_repository(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    (command,) = (line for line in commands(ROOT / ".github/workflows/book.yml") if line.startswith("sed"))
+    settings = {**os.environ, "GITHUB_REPOSITORY": "someone/fertools"}
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=settings, check=True)
+    before, after = (yaml.safe_load((folder / "_config.yml").read_text()) for folder in (ROOT, tmp_path))
+    assert after["repository"].pop("url") == "https://github.com/someone/fertools"
+    assert before["repository"].pop("url") == ""
+    assert after == before
