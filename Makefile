@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILD := $(BIN)/jupyter-book build . -W -n --keep-going
 
-.PHONY: help env test book check pdf links notebooks bench clean
+.PHONY: help env test labs book check pdf links notebooks bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -32,12 +32,15 @@ test: $(INSTALLED) ## check style and types, then run the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+labs: $(INSTALLED) ## make the labs: notebooks, solutions, a zip for a course, an autograder's input
+	$(BIN)/python book/labs/make_labs.py
+
 # A page is executed where its cells changed, or something that it imports or reads: see stale.py.
-book: $(INSTALLED) ## build the book into _build/html; a warning is an error
+book: $(INSTALLED) labs ## build the book into _build/html; a warning is an error
 	$(BIN)/python -m pytest -q tests/book/test_pairs.py
 	$(BIN)/python book/_tools/stale.py
 	$(BUILD)
-	$(BIN)/python -m pytest -q tests/book/test_html.py --built
+	$(BIN)/python -m pytest -q tests/book/test_html.py tests/book/test_labs.py -k "test_html or published" --built
 	@echo "The book is ready: open _build/html/index.html"
 
 check: book ## look at every page in Chromium: accessible in both themes, on a telephone, offline
