@@ -57,8 +57,9 @@ links: book ## ask every other host that the book links to whether the page is t
 notebooks: $(INSTALLED) ## write each chapter's .ipynb from its .md
 	$(BIN)/jupytext --quiet --to ipynb --update $(shell grep -lE '^jupytext:' book/*.md)
 
-bench: $(INSTALLED) ## measure the speed of training and of inference
+bench: $(INSTALLED) ## measure the speed of training, of inference and of prediction
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/predict.py
 
 clean: ## remove what was built, and .venv
 	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
