@@ -24,7 +24,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 EVERYTHING = PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra]
 
-CONDA = {"dlib-bin": "dlib", "opencv-python-headless": "opencv", "ray": "ray-core", "torch": "pytorch"}  # from pip's names
+CONDA = {
+    "dlib-bin": "dlib",
+    "opencv-python-headless": "opencv",
+    "ray": "ray-core",
+    "torch": "pytorch",
+}  # from pip's names
 IMPORTS = {  # from the name that is imported to pip's; cycler is Matplotlib's
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
