@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,14 @@ settings.register_profile("fertools", deadline=None, derandomize=True, database=
 settings.load_profile("fertools")
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "fer2013"
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    """Matplotlib keeps every figure until it is closed, and warns of the twenty-first."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture
