@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,15 @@ def same_runs(sweep: Sweep, one: Path, other: Path) -> None:
                     assert all(np.array_equal(x[key], y[key]) for key in x)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As a worker of Ray has: the order of sums hangs on it, and runs are compared to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def toy_sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     return read(tmp_path_factory.mktemp("sweeps"), TOY)
@@ -96,11 +106,8 @@ def toy_sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 @pytest.fixture(scope="module")
 def undisturbed(toy_sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker of Ray; the order of sums depends on it
     runs = tmp_path_factory.mktemp("undisturbed")
     quick(toy_sweep, runs)
-    torch.set_num_threads(threads)
     return runs
 
 
@@ -326,7 +333,12 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(
 ) -> None:
     file = tmp_path / "try.toml"
     file.write_text(TOY)
-    end = subprocess.run([sys.executable, "-c", SCRIPT, str(file), str(tmp_path)], check=False, stdout=subprocess.PIPE)
+    end = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(file), str(tmp_path)],
+        check=False,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert end.returncode == -signal.SIGKILL
     assert [toy_sweep.state(run, tmp_path) for run in toy_sweep.runs] == ["done", "unfinished"]
     said = quick(toy_sweep, tmp_path)
