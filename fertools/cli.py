@@ -46,8 +46,6 @@ def audit(
     root: Root = Path("data"),
 ) -> None:
     """Count duplicates, leaks between splits, conflicting labels and blank images in a set."""
-    import json
-
     from fertools.data import load
     from fertools.data.audit import audit as find
     from fertools.data.audit import summary

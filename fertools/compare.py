@@ -210,7 +210,10 @@ class Pooled:
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
-    return np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
+    from sklearn.metrics import confusion_matrix
+
+    found: np.ndarray = confusion_matrix(labels, predicted, labels=np.arange(k))
+    return found
 
 
 def rows(sweep: str | Path, runs: Path = RUNS) -> list[str]:

@@ -71,7 +71,7 @@ def predict(
     if batch < 1:
         raise ValueError(f"batch must be at least 1, not {batch}")
 
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images.copy())  # a copy: a memory-mapped array is read-only

@@ -24,7 +24,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fertools.data.faceset import IMAGE_SIZE, FaceSet
 from fertools.network import END_SIZE, FeatureFusionModule, MultiScaleFusionNet

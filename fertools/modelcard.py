@@ -8,7 +8,7 @@ import numpy as np
 
 from fertools.evaluate import apply_temperature, wilson_interval
 from fertools.predict import TARGET, recorded_threshold
-from fertools.records import RUNS, Record, load_predictions, run_folder
+from fertools.records import RUNS, Record, load_predictions, percent, run_folder
 
 
 def measured(run: str | Path, runs: Path = RUNS) -> str:
@@ -72,8 +72,7 @@ def _share(yes: np.ndarray) -> str:
     """``"66.37 (64.81 to 67.90)"``: how many of a hundred, with the 95 % Wilson interval."""
     if not len(yes):
         return "none"
-    low, high = wilson_interval(int(yes.sum()), len(yes))
-    return f"{100 * yes.mean():.2f} ({100 * low:.2f} to {100 * high:.2f})"
+    return percent(yes.mean(), wilson_interval(int(yes.sum()), len(yes)))
 
 
 def _row(*cells: str) -> str:

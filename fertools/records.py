@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,13 +84,18 @@ class Record:
             part.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
 
+def percent(share: float, interval: Sequence[float], digits: int = 2) -> str:
+    """A share and its interval as ``"66.37 (64.81 to 67.90)"``, in per cent."""
+    value, low, high = (f"{100 * v:.{digits}f}" for v in (share, *interval))
+    return f"{value} ({low} to {high})"
+
+
 def results_table(runs: Path = RUNS) -> str:
     """The README's table: what every recorded FER2013 run reached on PrivateTest, in Markdown."""
 
     def cell(part: str, view: str) -> str:
         found = record.metrics[part][view]
-        low, high = found["accuracy_interval"]
-        return f"{100 * found['accuracy']:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+        return percent(found["accuracy"], found["accuracy_interval"])
 
     lines = [
         "| run | parameters | seed | epoch | one view, % | ten crops, % | one view, unseen images, % |",

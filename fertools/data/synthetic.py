@@ -28,7 +28,7 @@ from PIL import Image
 
 from fertools.data import ckplus, fer2013
 from fertools.data.faceset import IMAGE_SIZE, SPLITS, DataError, FaceSet
-from fertools.files import whole_file
+from fertools.files import file_fingerprint, whole_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,6 +199,7 @@ def write_checksums(folder: Path) -> None:
     """Writes ``SHA256SUMS`` over the folder's pictures and tables, as ``sha256sum -c`` reads it."""
     kinds = ("*.jpg", "*.csv", "*.png", "*.txt")
     files = sorted(p for kind in kinds for p in folder.rglob(kind) if ".parts" not in p.parts)
-    lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder).as_posix()}\n" for p in files]
+    sums = [file_fingerprint(p).removeprefix("sha256:") for p in files]
+    lines = [f"{digest}  {p.relative_to(folder).as_posix()}\n" for digest, p in zip(sums, files, strict=True)]
     with whole_file(folder / "SHA256SUMS") as part:
         part.write_text("".join(lines))

@@ -11,7 +11,8 @@ import numpy as np
 from fertools.render.head import Array, FaceModel
 
 IDENTITY_WEIGHTS = 60  # of the model's 100; the rest changes less than a millimetre
-HAIR = ("bald", "short", "medium", "long", "cap", "scarf")
+LOOSE = ("short", "medium", "long")
+HAIR = ("bald", *LOOSE, "cap", "scarf")
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def surface(paint: Paint, person: Person, shapes: Mapping[str, float], gaze: Arr
 
     hair = paint.hair(person.hairline) if person.hair != "scarf" else paint.hair(0, covered=True)
     length = {"bald": 0.0, "short": 0.3, "scarf": 0.5}.get(person.hair, person.hair_length)
-    tousled = 0.05 * noise if person.hair in HAIR[1:4] else 0.0
+    tousled = 0.05 * noise if person.hair in LOOSE else 0.0
     vertices = vertices + (hair * length * (1 + tousled))[:, None] * model.normals(vertices)
 
     darkness = np.zeros(len(vertices))
@@ -229,7 +230,7 @@ def surface(paint: Paint, person: Person, shapes: Mapping[str, float], gaze: Arr
 
     covering = {"bald": min(0.35, person.hair_length / 3)}.get(person.hair, 1.0)
     albedo = albedo * (1 - covering * hair) + covering * hair * person.hair_albedo * (
-        1 + (0.14 if person.hair in HAIR[1:4] else 0.02) * noise
+        1 + (0.14 if person.hair in LOOSE else 0.02) * noise
     )
     # Clothes from the collarbones down.
     x, y, z = paint.points.T

@@ -149,8 +149,7 @@ def _at(amplitudes: tuple[float, ...], done: float) -> tuple[float, ...]:
 
 @lru_cache(maxsize=4)
 def _person(kind: int, seed: int, number: int) -> Person:
-    person = draw_person(np.random.default_rng((kind, seed, number)))
-    return person
+    return draw_person(np.random.default_rng((kind, seed, number)))
 
 
 def _clipped(rng: np.random.Generator, mean: float, spread: float, limit: float) -> float:

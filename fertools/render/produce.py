@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fertools.data import ckplus, synthetic
-from fertools.data.faces import choose, detect
+from fertools.data.faces import detect, read_image
 from fertools.data.faceset import IMAGE_SIZE, SPLITS
 from fertools.errors import DataError
 from fertools.files import whole_file
@@ -32,6 +32,7 @@ from fertools.render.scene import Studio, photograph, renderer
 
 BATCH = 100
 FRAME = (640, 490)  # CK+'s size
+IMAGES = "cohn-kanade-images"  # CK+'s folder of films
 WHOLE_FILMS = 12  # that ship with every frame
 OVERSAMPLE = {(IMAGE_SIZE, IMAGE_SIZE): 4, FRAME: 2}
 
@@ -92,17 +93,21 @@ def write_frame(folder: Path, row: dict[str, Any], image: Array) -> None:
     """Writes a frame where CK+ has it, and the film's label beside its last one."""
     import cv2
 
-    subject, number = row["sequence"].split("_")
-    name = f"{row['sequence']}_{row['frame']:08d}"
-    path = folder / "cohn-kanade-images" / subject / number / f"{name}.png"
+    path = _frame_of(folder, row)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part:
         cv2.imwrite(str(part), image, (cv2.IMWRITE_PNG_COMPRESSION, 9))
     if row["frame"] == row["frames"]:
-        label = folder / "Emotion" / subject / number / f"{name}_emotion.txt"
+        label = folder / "Emotion" / path.parent.relative_to(folder / IMAGES) / f"{path.stem}_emotion.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(label) as part:
             part.write_text(f"   {ckplus.CLASSES.index(row['label']) + 1}.0000000e+00\n")
+
+
+def _frame_of(folder: Path, row: dict[str, Any]) -> Path:
+    """Where CK+ has a frame."""
+    subject, number = row["sequence"].split("_")
+    return folder / IMAGES / subject / number / f"{row['sequence']}_{row['frame']:08d}.png"
 
 
 def _table_of(folder: Path, which: Film) -> Path:
@@ -160,15 +165,11 @@ def whole_films(every: list[Film]) -> list[Film]:
 
 def _crops(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[Array, dict[str, Any]]]:
     """Each frame's face as the reader of CK+ finds it, and its row with whether dlib found it there."""
-    from fertools.data.faces import read_image
-
     faces = ckplus.load_ckplus(folder)
     if len(faces) != len(rows):
         raise DataError(f"{folder}: {len(faces)} faces for {len(rows)} frames")
     for image, row in zip(faces.images, tqdm(rows, desc="found by dlib", unit="frame"), strict=True):
-        subject, number = row["sequence"].split("_")
-        path = folder / "cohn-kanade-images" / subject / number / f"{row['sequence']}_{row['frame']:08d}.png"
-        yield image, {**row, "detected": int(choose(detect(read_image(path), 0)) is not None)}
+        yield image, {**row, "detected": int(bool(detect(read_image(_frame_of(folder, row)), 0)))}
 
 
 def render(model: Path, out: Path, seed: int = 0, processes: int = 1) -> None:

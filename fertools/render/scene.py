@@ -65,16 +65,14 @@ class Studio:
         model = paint.model
         self._plotter = pv.Plotter(off_screen=True, window_size=list(size), lighting="none")
         self._plotter.render_window.SetMultiSamples(0)
-        self._meshes = {}
+        self._meshes = []
+        shine = {"skin": (0.12, 12), "eyes": (0.6, 60), "mouth": (0.25, 30), "lashes": (0.0, 1)}
         for part, chosen in model.parts.items():
             used, faces = np.unique(model.faces[chosen], return_inverse=True)
             faces = faces.reshape(-1, 4)
             # Triangles, which repeat a corner, are cut as degenerate quadrilaterals and cost nothing.
             mesh = pv.PolyData.from_regular_faces(model.neutral[used], np.vstack([faces[:, :3], faces[:, [0, 2, 3]]]))
-            self._meshes[part] = used, mesh
-        self._pv = pv
-        shine = {"skin": (0.12, 12), "eyes": (0.6, 60), "mouth": (0.25, 30), "lashes": (0.0, 1)}
-        for part, (used, mesh) in self._meshes.items():
+            self._meshes.append((used, mesh))
             mesh.point_data["rgb"] = np.zeros((len(used), 3), np.uint8)
             mesh.point_data["Normals"] = model.normals(model.neutral)[used]
             mesh.point_data.active_normals_name = "Normals"
@@ -83,6 +81,7 @@ class Studio:
                 mesh, scalars="rgb", rgb=True, smooth_shading=False, ambient=0.0, diffuse=1.0, specular=specular,
                 specular_power=power, show_scalar_bar=False,
             ).prop.interpolation = "Phong"  # fmt: skip
+        self._pv = pv
         self._lights = [pv.Light(light_type="scene light") for _ in range(3)]
         for light in self._lights:
             self._plotter.add_light(light)
@@ -98,7 +97,7 @@ class Studio:
         vertices = ((vertices - pivot) @ turn.T + pivot).astype(np.float32)
         normals = self.paint.model.normals(vertices)
         gray = np.round(255 * albedo).astype(np.uint8)
-        for used, mesh in self._meshes.values():
+        for used, mesh in self._meshes:
             mesh.points = vertices[used]
             mesh.point_data["Normals"] = normals[used]
             mesh.point_data.active_normals_name = "Normals"
@@ -150,6 +149,10 @@ class Studio:
                 self._plotter.add_mesh(mesh, color=(gray,) * 3, smooth_shading=True, specular=shine, render=False)
             )
 
+        def cloth(points: Array) -> Any:  # (rows, columns, 3) on the head -> the surface through them
+            placed = world(points.reshape(-1, 3)).reshape(points.shape)
+            return pv.StructuredGrid(*np.moveaxis(placed, -1, 0)).extract_surface(algorithm="dataset_surface")
+
         pv = self._pv
         marks = vertices[self.paint.model.landmarks]
 
@@ -167,17 +170,14 @@ class Studio:
             bulge = (0.78 + 0.24 * np.tanh(5 * grid_d)) * (1 + 0.12 * np.sin(np.pi * grid_d) * person.hair_length)
             radius = 8.6 * scale * strands * bulge
             points = np.stack([radius * np.sin(grid_a), 10.5 - 27 * grid_d, 0.3 + 1.05 * radius * np.cos(grid_a)], -1)
-            sheet = pv.StructuredGrid(*(world(points.reshape(-1, 3)).reshape(points.shape)[..., i] for i in range(3)))
-            add(sheet.extract_surface(algorithm="dataset_surface"), person.hair_albedo)
+            add(cloth(points), person.hair_albedo)
         if person.hair == "cap" or scene.occlusion == "brim":
             width = np.linspace(-1, 1, 21)
             x = 7.5 * width
             low = 8.6 + scene.place[1] if scene.occlusion == "brim" else 10.2
             back = np.stack([x, np.full_like(x, low + 1.2), 9.6 - 6.5 * width**2], 1)
             front = np.stack([0.95 * x, low - 0.5 - 0.8 * np.abs(width) ** 2, 9.4 + 6.0 * (1 - width**2)], 1)
-            brim = np.stack([back, front], 0)
-            thick = pv.StructuredGrid(*(world(brim.reshape(-1, 3)).reshape(brim.shape)[..., i] for i in range(3)))
-            add(thick.extract_surface(algorithm="dataset_surface"), person.hair_albedo)
+            add(cloth(np.stack([back, front])), person.hair_albedo)
         if person.glasses >= 0 or scene.occlusion in ("glasses", "sunglasses"):
             frame = max(person.glasses, 0.03)
             for eye in (marks[36:42], marks[42:48]):

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -34,10 +35,9 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="session")
-def served(built: Path) -> Iterator[str]:
-    """The built pages on a plain static server; its address, with a slash at the end."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(built)))
+@contextmanager
+def _server(folder: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}/"
@@ -47,12 +47,32 @@ def served(built: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
+def serve() -> Callable[[Path], AbstractContextManager[str]]:
+    """A plain static server of a folder, for the length of a ``with``: its address, with a slash at the end."""
+    return _server
+
+
+@pytest.fixture(scope="session")
+def served(built: Path) -> Iterator[str]:
+    """The built pages on a plain static server."""
+    with _server(built) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def executable() -> str:
     """The system's Chromium or Chrome; Playwright's own is never downloaded."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    executable = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if executable is None:
+    pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if found is None:
         pytest.skip(f"no browser: none of {', '.join(CHROMIUM)} is installed")
+    return found
+
+
+@pytest.fixture(scope="session")
+def chromium(executable: str) -> Iterator[Browser]:
+    from playwright import sync_api as playwright
+
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])  # root has no sandbox
         yield browser

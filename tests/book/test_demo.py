@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
-import http.server
 import importlib.util
 import io
 import json
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -36,7 +34,6 @@ BOOK = ROOT / "book"
 DEMO = BOOK / "_static" / "demo"
 RUN = ROOT / "data" / "runs" / "cpu-fer2013"
 SAMPLES = {"Eileen Collins": DEMO / "samples" / "collins.jpg", "Grace Hopper": DEMO / "samples" / "hopper.jpg"}
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node on the PATH")
 
@@ -75,13 +72,10 @@ def test_the_page_says_what_the_record_says(demo_files: ModuleType) -> None:
 # --- JavaScript against Python -----------------------------------------------------------------
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def site(
+    tmp_path_factory: pytest.TempPathFactory, serve: Callable[[Path], AbstractContextManager[str]]
+) -> Iterator[str]:
     """A plain static server of the page as the book has it, without the book's theme: its address."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "_static").symlink_to(BOOK / "_static")
@@ -92,13 +86,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     page = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{icon}<title>Demo</title></head>'
     (folder / "book" / "demo.html").write_text(f"{page}<body>{raw[1]}</body></html>")
     (folder / "empty.html").write_text(f"{page}<body></body></html>")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(folder) as address:
+        yield address.removesuffix("/")
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +101,11 @@ def camera_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(chromium: Browser, camera_film: Path) -> Iterator[Browser]:
+def browser(chromium: Browser, executable: str, camera_film: Path) -> Iterator[Browser]:
     """As ``chromium``, with a camera."""
     fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with chromium.browser_type.launch(
-        executable_path=next(filter(None, map(shutil.which, CHROMIUM))),
+        executable_path=executable,
         args=["--no-sandbox", *fake, f"--use-file-for-fake-video-capture={camera_film}"],
     ) as browser:
         yield browser
