@@ -27,6 +27,8 @@ from fertools.evaluate import Reliability, RiskCoverage, row_rates, wilson_inter
 from fertools.network import END_SIZE, FeatureFusionModule, MultiScaleFusionNet
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fertools.explain import Explanation
 
 # Colours that people with any colour vision tell apart (Okabe and Ito 2008), without the yellow,
@@ -288,6 +290,48 @@ def class_recall(
     ax.spines["bottom"].set_bounds(0, 1)
     ax.set(xlim=(0, 1.15), xlabel="recall", title=title or "")
     ax.grid(axis="x")
+    return ax
+
+
+@style()
+def accuracy_by(
+    groups: pd.DataFrame, what: str, ax: Axes | None = None, title: str | None = None, label: str | None = None
+) -> Axes:
+    """Accuracy by something known of each image, with 95 % intervals.
+
+    Takes what :func:`fertools.data.synthetic.accuracy_by` gives: groups of numbers become a curve over
+    their means, groups of words points. Drawn again into the same Axes, a second network gets a colour
+    and a mark of its own.
+
+    Args:
+        what: what the groups are of, with its unit, e.g. ``"turn of the head, degrees"``.
+        label: the network's name, for a legend.
+    """
+    ax = ax or plt.figure(figsize=(5.5, 3.4)).add_subplot()
+    words = bool(groups["centre"].isna().all())
+    x = groups["group"].astype(str) if words else groups["centre"]
+    reach = [groups["accuracy"] - groups["low"], groups["high"] - groups["accuracy"]]
+    mark = "osD^"[len(ax.containers) % 4]
+    ax.errorbar(
+        x,
+        groups["accuracy"],
+        reach,
+        marker=mark,
+        linestyle="none" if words else "-",
+        capsize=3,
+        elinewidth=1,
+        label=label,
+    )
+    if words:
+        ax.margins(x=0.5 / len(groups))
+        ax.tick_params(axis="x", rotation=40)
+        for tick in ax.get_xticklabels():
+            tick.set(ha="right", rotation_mode="anchor")
+    if label:
+        ax.legend(loc="lower left")
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set(xlabel=what, ylabel="accuracy", ylim=(0, 1.02), title=title or "")
+    ax.grid(True, axis="y")  # without True a second call would take it away again
     return ax
 
 

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
 from fertools import plots
+from fertools.data.synthetic import accuracy_by
 from fertools.evaluate import reliability, risk_coverage, wilson_interval
 from fertools.network import FeatureFusionModule, MultiScaleFusionNet, NetworkConfig
 
@@ -61,6 +62,7 @@ def every_figure() -> dict[str, Any]:
             risk_coverage(rng.dirichlet(np.ones(3), 50), rng.integers(0, 3, 50)), threshold=0.5
         ).figure,
         "class_recall": plots.class_recall(COUNTS, CLASSES).figure,
+        "accuracy_by": plots.accuracy_by(accuracy_by(np.ones(6, bool), list("aabbcc")), "a letter", label="x").figure,
         "fusion_weights": plots.fusion_weights(net).figure,
     }
 
@@ -209,6 +211,34 @@ def test_class_recall_of_all_and_nothing() -> None:
     ax: Any = plots.class_recall([[5, 0], [5, 0]], ("a", "b"))
     assert texts(ax) == ["100.0%", "0.0%"]
     assert texts(plots.class_recall([[0, 0], [0, 0]], ("a", "b"))) == []
+
+
+def test_accuracy_by_draws_a_curve_over_numbers_with_wilson_intervals() -> None:
+    right = np.array([True] * 9 + [False] + [True] * 3 + [False] * 7)
+    ax: Any = plots.accuracy_by(accuracy_by(right, np.repeat([10.0, 30.0], 10), [0, 20, 40]), "turn, degrees")
+    line, _, (bars,) = ax.containers[0]
+    np.testing.assert_allclose(line.get_xydata(), [[10, 0.9], [30, 0.3]])
+    assert line.get_linestyle() == "-"
+    for segment, good in zip(bars.get_segments(), (9, 3), strict=True):
+        np.testing.assert_allclose(segment[:, 1], wilson_interval(good, 10), atol=1e-9)
+    assert ax.get_xlabel() == "turn, degrees"
+    assert ax.get_legend() is None
+
+
+def test_accuracy_by_lines_up_words_of_two_networks() -> None:
+    words = np.array(["none"] * 4 + ["hand"] * 4)
+    ax: Any = plots.accuracy_by(accuracy_by(np.ones(8, bool), words), "hidden by", label="a")
+    part = words == "none"  # the second network was not tested on hands
+    assert plots.accuracy_by(accuracy_by(np.zeros(4, bool), words[part]), "hidden by", ax, "both", "b") is ax
+    (first, *_), (second, *_) = ax.containers
+    assert ticks(ax.xaxis) == ["hand", "none"]
+    np.testing.assert_allclose(first.get_xydata(), [[0, 1], [1, 1]])
+    np.testing.assert_allclose(second.get_xydata(), [[1, 0]])
+    assert first.get_linestyle() == "None"
+    assert (first.get_color(), first.get_marker()) != (second.get_color(), second.get_marker())
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]
+    assert all(line.get_visible() for line in ax.get_ygridlines())
+    assert ax.get_title() == "both"
 
 
 # --- risk and coverage --------------------------------------------------------------------------
