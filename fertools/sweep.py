@@ -17,7 +17,7 @@ A sweep is a TOML file, ``data/sweeps/NAME.toml``::
     name = "one-branch"
     set = ["network.scales=48"]
 
-Its runs are rows x ``vary`` x seeds. Each goes to ``data/runs/NAME/RUN/``, where RUN names what
+Its runs are seeds x rows x ``vary``, in that order. Each goes to ``data/runs/NAME/RUN/``, where RUN names what
 varies: ``fold-0``, or ``one-branch_fold-0_units-2_seed-1``. Beside them lies ``groups.json``,
 which test images are of one person, for intervals that must know.
 """
@@ -116,7 +116,8 @@ class Sweep:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", row["name"]):
                 raise ValueError(f"[[run]]: name = {row['name']!r} is no name for a folder; use letters, digits, . + -")
         runs: dict[str, Run] = {}
-        for row, *choice, seed in itertools.product(rows, *vary.values(), seeds):
+        # Seed by seed, so that a sweep stopped half-way has compared everything once.
+        for seed, row, *choice in itertools.product(seeds, rows, *vary.values()):
             varied = dict(zip(vary, choice, strict=True))
             parts = [row["name"]] if row else []
             parts += [f"{field.split('.')[-1]}-{_text(value).replace(',', '-')}" for field, value in varied.items()]
