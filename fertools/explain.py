@@ -14,6 +14,7 @@ This explains the network, not the person: it shows what moved the label, right 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,9 +181,7 @@ def integrated_gradients(score: Score, x: Tensor, steps: int = STEPS) -> np.ndar
         x: one normalised image, (1, 1, 48, 48).
         steps: points of the Gauss-Legendre quadrature along the straight path from 0 to x.
     """
-    from captum.attr import IntegratedGradients
-
-    found = IntegratedGradients(score).attribute(x, n_steps=steps, internal_batch_size=BATCH)
+    found = _captum().IntegratedGradients(score).attribute(x, n_steps=steps, internal_batch_size=BATCH)
     return _map(found)
 
 
@@ -196,10 +195,9 @@ def occlusion(score: Score, x: Tensor, window: int = WINDOW, stride: int = STRID
         x: one normalised image, (1, 1, 48, 48); gray is 0.
         window, stride: in pixels.
     """
-    from captum.attr import Occlusion
-
+    method = _captum().Occlusion(score)
     with torch.no_grad():
-        found = Occlusion(score).attribute(
+        found = method.attribute(
             x,
             sliding_window_shapes=(1, window, window),
             strides=(1, stride, stride),
@@ -320,6 +318,15 @@ def _normalised(predictor: Predictor, images: np.ndarray) -> Tensor:
     """uint8 (N, 48, 48) -> what the network takes, (N, 1, 48, 48), where the network is."""
     device = next(predictor.net.parameters()).device
     return ((torch.from_numpy(images).to(device).float() - predictor.mean) / predictor.std)[:, None]
+
+
+def _captum() -> Any:
+    """Captum's attributions. That a notebook has no widgets for progress bars need not be said: none is shown."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import captum.attr
+
+    return captum.attr
 
 
 def _map(found: Tensor) -> np.ndarray:  # (1, 1, 48, 48) -> (48, 48)
