@@ -118,8 +118,8 @@ def train(
             of the same settings, seed and data is continued.
         seed: of everything random: first weights, order, augmentation, dropout, folds.
         device: ``"cuda"``, ``"cpu"``; None takes a GPU where there is one.
-        init: a ``model.safetensors`` to start from instead of random weights. Where the number
-            of classes differs, the last layer starts anew.
+        init: a ``model.safetensors`` to start from instead of random weights. Where the classes
+            are others, the last layer starts anew.
         compile: ``torch.compile`` with CUDA graphs; None does so on CUDA only.
         recipe: the recipe's name and ``overrides``, for the record.
         minutes: stop after so long with a checkpoint, raising :class:`Interrupted`.
@@ -189,7 +189,7 @@ class Trainer:
         torch.manual_seed(_seed(seed))
         net = MultiScaleFusionNet(dataclasses.replace(config.network, classes=len(faces.classes)))
         if init:
-            _start_from(net, init)
+            _start_from(net, init, faces.classes)
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
         if self.world > 1:
             distributed.convert(net)
@@ -514,13 +514,12 @@ def _optimizer(net: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     )
 
 
-def _start_from(net: MultiScaleFusionNet, init: Path) -> None:
-    """Copies weights into the network; a last layer for other classes keeps its random ones."""
-    tensors, _ = load_weights(init)
-    own = net.state_dict()
-    last = [f"head.{len(net.head) - 1}.{kind}" for kind in ("weight", "bias")]
-    if any(name in tensors and tensors[name].shape != own[name].shape for name in last):
-        tensors |= {name: own[name] for name in last}
+def _start_from(net: MultiScaleFusionNet, init: Path, classes: Sequence[str]) -> None:
+    """Copies weights into the network; a last layer for other classes, even as many, keeps its random ones."""
+    tensors, about = load_weights(init)
+    if about.get("classes") != list(classes):
+        last = f"head.{len(net.head) - 1}."
+        tensors |= {name: own for name, own in net.state_dict().items() if name.startswith(last)}
     fit(net, tensors, init)
 
 

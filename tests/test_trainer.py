@@ -365,7 +365,10 @@ def test_starting_from_other_weights(undisturbed: Path, tmp_path: Path) -> None:
     other = Trainer(PLAIN, three, tmp_path, device="cpu", init=init)
     assert torch.equal(other.net.stem[0].weight, tensors["stem.0.weight"])
     assert other.net.head[-1].weight.shape == (3, 16)
-    assert other.identity["init"] != same.identity | {"init": None}
+    assert other.identity["init"] == same.identity["init"]
+    as_many = Trainer(PLAIN, toy_faces(classes=tuple("abcdefg")), tmp_path, device="cpu", init=init)
+    assert torch.equal(as_many.net.stem[0].weight, tensors["stem.0.weight"])
+    assert not torch.equal(as_many.net.head[-1].weight, same.net.head[-1].weight)  # they mean other labels
 
 
 def test_tensorboard_holds_the_history(faces: FaceSet, tmp_path: Path) -> None:
