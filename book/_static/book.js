@@ -4,4 +4,8 @@ document.addEventListener("DOMContentLoaded", () => {
     const chapter = button.closest("li")?.querySelector("a")?.textContent.trim();
     button.setAttribute("aria-label", `Sections of ${chapter}`);
   }
+  // Sphinx makes the references a list of entries that are no list items.
+  for (const entry of document.querySelectorAll(".citation-list > .citation")) {
+    entry.setAttribute("role", "listitem");
+  }
 });
