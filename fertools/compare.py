@@ -57,6 +57,25 @@ def cluster_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, fl
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
+def recall_intervals(
+    labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: int
+) -> list[tuple[float, float]]:
+    """The :func:`cluster_interval` of each class's recall; nan where fewer than two groups show the class.
+
+    Args:
+        labels, predicted: int, (N,), from 0 to ``classes`` - 1.
+        groups: (N,), as :func:`cluster_interval` takes them.
+        classes: how many there are.
+    """
+    found = []
+    for label in range(classes):
+        of_class = labels == label
+        correct, shown = predicted[of_class] == label, groups[of_class]
+        enough = len(np.unique(shown)) > 1
+        found.append(cluster_interval(correct, shown) if enough else (math.nan, math.nan))
+    return found
+
+
 @dataclass(frozen=True)
 class McNemar:
     """The images that only one of two networks recognised, and the exact test of their balance."""
@@ -551,7 +570,11 @@ def tables_text(tables: pd.DataFrame) -> str:
 
 
 def per_class(
-    confusion: np.ndarray | Sequence[Sequence[int]], classes: Sequence[str], dataset: str, paper: Path = PAPER
+    confusion: np.ndarray | Sequence[Sequence[int]],
+    classes: Sequence[str],
+    dataset: str,
+    paper: Path = PAPER,
+    intervals: Sequence[tuple[float, float]] | None = None,
 ) -> pd.DataFrame:
     """Each class's recall beside the figure that section 3.3 of the paper states for it.
 
@@ -560,11 +583,13 @@ def per_class(
         classes: its class names.
         dataset: ``"FER2013"`` or ``"CK+"``, as the paper's tables call it.
         paper: the file of the paper's numbers.
+        intervals: of each class's recall, as shares, e.g. :func:`recall_intervals`. Where they
+            are not given, Wilson's, which take images as independent.
 
     Returns:
-        By class, in per cent: ``recall``, ``low`` and ``high`` (its 95 % Wilson interval, which
-        takes images as independent), ``images``, ``paper`` (nan where it states no figure),
-        ``difference`` in points, and ``note``, the paper's words where it gives no number.
+        By class, in per cent: ``recall``, ``low`` and ``high`` (its 95 % interval), ``images``,
+        ``paper`` (nan where it states no figure), ``difference`` in points, and ``note``, the
+        paper's words where it gives no number.
     """
     import pandas as pd
 
@@ -574,9 +599,12 @@ def per_class(
     stated = pd.read_csv(paper)
     stated = stated[(stated["dataset"] == dataset) & stated["class"].notna()].set_index("class")
     lines = []
-    for name, row, right in zip(classes, counts, counts.diagonal(), strict=True):
+    for k, (name, row, right) in enumerate(zip(classes, counts, counts.diagonal(), strict=True)):
         n = int(row.sum())
-        low, high = wilson_interval(int(right), n) if n else (math.nan, math.nan)
+        if intervals is not None:
+            low, high = intervals[k]
+        else:
+            low, high = wilson_interval(int(right), n) if n else (math.nan, math.nan)
         lines.append((name, right / n if n else math.nan, low, high))
     table = 100 * pd.DataFrame(lines, columns=["class", "recall", "low", "high"]).set_index("class")
     table["images"] = counts.sum(1)
@@ -591,9 +619,15 @@ def class_text(run: str | Path, view: str = "one", runs: Path = RUNS) -> str:
     tested = _tested(run, view, runs)
     classes, data = tested.record.classes, tested.record.data["name"]
     dataset = {"fer2013": "FER2013", "ckplus": "CK+", "ckplus48": "CK+"}.get(data, data)
-    lines = [f"{tested.name}, {tested.part}: recall of each class in per cent, and the paper's"]
+    groups, by, intervals = tested.groups, "image", None
+    if groups is not None:
+        by, intervals = tested.grouped_by, recall_intervals(tested.labels, tested.predicted, groups, len(classes))
+    lines = [
+        f"{tested.name}, {tested.part}: recall of each class in per cent, and the paper's.",
+        f"  In brackets: 95 % intervals, by {by}.",
+    ]
     confusion = _confusion(tested.labels, tested.predicted, len(classes))
-    for row in per_class(confusion, classes, dataset).reset_index().to_dict("records"):
+    for row in per_class(confusion, classes, dataset, intervals=intervals).reset_index().to_dict("records"):
         known = not math.isnan(row["paper"])
         paper = f"{row['paper']:.2f}, ours {row['difference']:+.2f}" if known else row["note"] or "not stated"
         recall = f"{row['recall']:6.2f}  [{row['low']:5.2f}, {row['high']:6.2f}]"

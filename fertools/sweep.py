@@ -300,14 +300,17 @@ def run_sweep(
         outcomes = _one_by_one(todo, attempt, lambda name: say(f"{place[name]}: {begin[states[name]]}"))
     else:
         outcomes = _on_ray(todo, faces, common, ray)
+    done = {name for name, state in states.items() if state == "done"}
     failed, stopped = {}, False
+    _save_groups(sweep, done, faces, runs)
     for name, outcome in outcomes:
         say(f"{place[name]}: {outcome.state}, {outcome.word}")
         stopped |= outcome.state == "stopped"
         if outcome.state == "failed":
             failed[name] = outcome.word
-    done = [run for run in sweep.runs if sweep.state(run, runs, faces) == "done"]
-    _save_groups(sweep, done, faces, runs)
+        elif outcome.state == "done":
+            done.add(name)
+            _save_groups(sweep, done, faces, runs)  # now, not at the end, which a killed process never sees
     left = f"{len(done)} of {len(sweep.runs)} runs are done. The same command continues."
     if failed:
         causes = "\n".join(f"  {name}: {cause}" for name, cause in failed.items())
@@ -422,7 +425,7 @@ def _on_ray(
 # --- Which test images belong together --------------------------------------------------------
 
 
-def _save_groups(sweep: Sweep, done: Sequence[Run], faces: FaceSet, runs: Path) -> None:
+def _save_groups(sweep: Sweep, done: set[str], faces: FaceSet, runs: Path) -> None:
     """Writes ``groups.json``: for each finished run on a fold, a number for the person of each test image.
 
     Images of one person are not independent, and neither are their errors. Where the set does not
@@ -432,9 +435,9 @@ def _save_groups(sweep: Sweep, done: Sequence[Run], faces: FaceSet, runs: Path) 
 
     people = np.arange(len(faces)) if faces.subjects is None else np.unique(faces.subjects, return_inverse=True)[1]
     groups = {}
-    for run in done:
+    for run in sweep.runs:
         config = run.config
-        if config.protocol == "splits":
+        if run.name not in done or config.protocol == "splits":
             continue
         rows = kfold(faces, config.folds, by=config.protocol, seed=run.seed)[config.fold][1]
         folder = sweep.folder(run, runs)

@@ -21,6 +21,7 @@ from fertools.compare import (
     paper_tables,
     per_class,
     pooled,
+    recall_intervals,
     rows,
     tables_text,
 )
@@ -157,6 +158,15 @@ def test_the_cluster_interval_holds_the_truth_where_wilsons_does_not() -> None:
         naive += low <= truth <= high
     assert 0.92 <= hits / 400 <= 0.985
     assert naive / 400 < 0.85
+
+
+def test_recall_intervals_go_by_group_within_each_class() -> None:
+    labels, predicted = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2]), np.array([0, 0, 0, 1, 1, 1, 1, 1, 2, 0, 2])
+    people = np.array([5, 5, 5, 6, 6, 6, 5, 7, 8, 8, 8])
+    found = recall_intervals(labels, predicted, people, 4)
+    assert found[0] == cluster_interval(np.array([True, False]), np.array([5, 6]))  # three frames count as one
+    assert found[1] == cluster_interval(np.array([True, True]), np.array([5, 7]))
+    assert all(math.isnan(end) for end in found[2] + found[3])  # one person, nobody
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -345,6 +355,9 @@ def test_recall_stands_beside_the_papers() -> None:
     assert table["images"].tolist() == [100, 50, 0]
     table = per_class(np.eye(3, dtype=int), CLASSES, "CK+", PAPER)
     assert table["note"].tolist() == ["almost 100%", "", "almost 100%"]
+    table = per_class(np.eye(3, dtype=int), CLASSES, "CK+", PAPER, intervals=[(0.1, 0.9), (0.2, 1.0), (0.3, 1.0)])
+    assert table["low"].tolist() == pytest.approx([10, 20, 30])
+    assert table["high"].tolist() == pytest.approx([90, 100, 100])
 
 
 def test_recall_of_a_run_or_of_a_sweep_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,5 +366,6 @@ def test_recall_of_a_run_or_of_a_sweep_is_printed(tmp_path: Path, monkeypatch: p
     text = class_text("single", runs=tmp_path)
     assert "90.00" in text
     assert "paper: 87.00, ours +3.00" in text
+    assert "intervals, by image" in text
     make_folds(tmp_path / "folds", [np.ones(30, bool)] * 4, None)
     assert "paper: almost 100%" in class_text("folds", runs=tmp_path)

@@ -341,6 +341,7 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(
     )
     assert end.returncode == -signal.SIGKILL
     assert [toy_sweep.state(run, tmp_path) for run in toy_sweep.runs] == ["done", "unfinished"]
+    assert list(load_groups(tmp_path / "try")) == ["fold-0"]
     said = quick(toy_sweep, tmp_path)
     assert said[:2] == ["1 of 2  fold-0: has its record", "2 of 2  fold-1: continues"]
     assert said[2].startswith("2 of 2  fold-1: done, ")
