@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fertools.errors import RunError
-from fertools.records import RUNS, Record, load_predictions, run_folder
+from fertools.records import RUNS, Record, load_predictions, percent, run_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -526,8 +526,9 @@ def paper_tables(runs: Path = RUNS, paper: Path = PAPER) -> pd.DataFrame:
                     }
                 )
     for folder in sorted(folders):
+        names = [_row(path.parent.name) for path in folder.glob("*/record.json")]
         for row in rows(folder):
-            if sum(_row(path.parent.name) == row for path in folder.glob("*/record.json")) < 2:
+            if names.count(row) < 2:
                 continue
             sweep = pooled(folder, row)
             low, high = sweep.interval
@@ -547,6 +548,28 @@ def paper_tables(runs: Path = RUNS, paper: Path = PAPER) -> pd.DataFrame:
     ours = pd.DataFrame(lines, columns=columns).assign(ours=True)
     both = pd.concat([theirs[columns], ours]) if lines else theirs[columns]
     return both.sort_values(["table", "accuracy"], ascending=[True, False], ignore_index=True)
+
+
+def folds_table(runs: Path = RUNS) -> str:
+    """The README's second table: what every sweep over folds reached that has all of them, in Markdown."""
+    lines = [
+        "| sweep | parameters | folds by | starts from | all images, % | folds: mean, standard deviation |",
+        "|---|---|---|---|---|---|",
+    ]
+    for folder in sorted({path.parent.parent for path in runs.glob("*/*/record.json")}):
+        names = [_row(path.parent.name) for path in folder.glob("*/record.json")]
+        for row in rows(folder):
+            if names.count(row) < 2:
+                continue
+            found = pooled(folder, row)
+            first, config = found.record, found.record.identity["config"]
+            if names.count(row) < config["folds"]:
+                continue
+            start = "other weights" if first.identity["init"] else "random weights"
+            cells = [f"`{found.name}`", f"{first.parameters:,}", config["protocol"], start]
+            cells += [percent(found.accuracy, found.interval), f"{100 * found.mean:.2f}, {100 * found.std:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def tables_text(tables: pd.DataFrame) -> str:

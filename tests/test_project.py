@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from fertools.compare import folds_table
 from fertools.records import results_table
 
 ROOT = Path(__file__).parents[1]
@@ -103,10 +104,12 @@ def test_readme_python_runs() -> None:
 def test_readme_shows_what_the_records_hold(tracked: list[str]) -> None:
     """Every line is computed from a record, and every tracked record has its line."""
     readme = (ROOT / "README.md").read_text()
-    shown = readme.split("<!-- results -->\n")[1].split("\n<!-- /results -->")[0].splitlines()
-    wanted = results_table(ROOT / "data" / "runs").splitlines()
-    kept = [line for line in wanted[2:] if f"data/runs/{line.split('`')[1]}/record.json" in tracked]
-    assert shown == wanted[:2] + kept, "put this between the marks in README.md:\n" + "\n".join(wanted[:2] + kept)
+    for mark, table, file in [("results", results_table, "record.json"), ("folds", folds_table, "groups.json")]:
+        shown = readme.split(f"<!-- {mark} -->\n")[1].split(f"\n<!-- /{mark} -->")[0].splitlines()
+        wanted = table(ROOT / "data" / "runs").splitlines()
+        kept = [line for line in wanted[2:] if f"data/runs/{line.split('`')[1]}/{file}" in tracked]
+        right = "\n".join(wanted[:2] + kept)
+        assert "\n".join(shown) == right, f"put this between the marks {mark} in README.md:\n{right}"
 
 
 def code(page: Path) -> list[str]:
