@@ -3,13 +3,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from fertools.compare import (
     ablation,
@@ -17,6 +20,7 @@ from fertools.compare import (
     cluster_interval,
     compare_runs,
     mcnemar,
+    operations,
     paired_bootstrap,
     paper_tables,
     per_class,
@@ -27,6 +31,8 @@ from fertools.compare import (
 )
 from fertools.errors import RunError
 from fertools.evaluate import evaluate, wilson_interval
+from fertools.network import MultiScaleFusionNet, NetworkConfig, Resample
+from fertools.recipes import TrainConfig
 from fertools.records import Record, save_predictions
 
 PAPER = Path(__file__).parents[1] / "data" / "paper_results.csv"
@@ -53,7 +59,12 @@ def make_run(
         name=folder.name,
         recipe="cpu",
         overrides=[],
-        identity={"config": config, "seed": seed, "data": f"sha256:{data}", "init": None},
+        identity={
+            "config": TrainConfig(epochs=1).to_dict() | config,
+            "seed": seed,
+            "data": f"sha256:{data}",
+            "init": None,
+        },
         data={"name": data},
         classes=list(CLASSES),
         pixels={"mean": 0.0, "std": 1.0},
@@ -302,6 +313,26 @@ def test_an_ablation_pairs_seeds_and_draws_an_image_once_for_all(tmp_path: Path)
     )
     with pytest.raises(RunError, match="no finished run of the row 'none'; it has: baseline, late, more"):
         ablation("s", "none", runs=tmp_path)
+
+
+def test_operations_are_those_counted_by_hand(tmp_path: Path) -> None:
+    network = NetworkConfig(scales=(12, 24), width=(3, 5), units=2, kernels=(3,), hidden=7)
+    make_run(tmp_path / "run", rng.integers(0, 3, 20), np.ones(20, bool), network=asdict(network))
+    net = MultiScaleFusionNet(replace(network, classes=len(CLASSES)))
+    counted = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        nonlocal counted
+        if isinstance(module, Resample):  # A X, then (A X) A^T
+            c, size = out.shape[1:3]
+            counted += c * size * 48 * 48 + c * size * size * 48
+        elif isinstance(module, nn.Conv2d | nn.Linear):  # every output sums over one filter
+            counted += out.numel() * module.weight[0].numel()
+
+    for module in net.modules():
+        module.register_forward_hook(count)
+    net.eval()(torch.zeros(1, 1, 48, 48))
+    assert operations(Record.load(tmp_path / "run")) == counted > 0
 
 
 # --- The paper ---
