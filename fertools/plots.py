@@ -335,6 +335,48 @@ def accuracy_by(
     return ax
 
 
+@style()
+def differences(
+    table: pd.DataFrame, groups: Mapping[str, Sequence[str]] | None = None, limit: float = 10.0, ax: Axes | None = None
+) -> Axes:
+    """What each row of an ablation changes, in points, with 95 % intervals; filled where the interval leaves out 0.
+
+    Args:
+        table: what :func:`fertools.compare.ablation` gives; its baseline, which differs by nothing, is left out.
+        groups: rows under a heading, in order; rows that the table lacks are skipped, and headings without any.
+        limit: a loss of more points than this stands at the edge as a number.
+    """
+    found = table.set_index("row").query("low != 0 or high != 0 or difference != 0")
+    groups = groups or {"": list(found.index)}
+    lines: list[tuple[str, bool]] = []
+    for heading, names in groups.items():
+        here = [name for name in names if name in found.index]
+        if here:
+            lines += [(heading, True)] * bool(heading) + [(name, False) for name in here]
+    ax = ax or plt.figure(figsize=(5.5, 0.27 * len(lines) + 1.0)).add_subplot()
+    ax.axvline(0, color=FAINT, lw=1)
+    for y, (name, is_heading) in enumerate(lines):
+        if is_heading:
+            continue
+        value, low, high = found.loc[[name], ["difference", "low", "high"]].to_numpy(float)[0]
+        if value < -limit:
+            ax.plot(-limit, y, "<", color=VERMILLION)
+            ax.text(-limit + 0.04 * limit, y, f"{value:.1f}".replace("-", "\N{MINUS SIGN}"), va="center", fontsize=9)
+            continue
+        colour = VERMILLION if high < 0 else GREEN if low > 0 else BLUE
+        face = "white" if low <= 0 <= high else colour
+        ax.errorbar(value, y, xerr=[[value - low], [high - value]], fmt="o", color=colour, mfc=face, capsize=3)
+    ax.set_yticks(range(len(lines)), [name for name, _ in lines])
+    for tick, (_, is_heading) in zip(ax.get_yticklabels(), lines, strict=True):
+        tick.set_fontweight("bold" if is_heading else "normal")
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(lines) - 0.4, -0.6)
+    ax.set_xlim(-1.05 * limit, None)
+    ax.set_xlabel("points of accuracy against the baseline")
+    ax.grid(axis="x")
+    return ax
+
+
 def _bars(successes: np.ndarray, n: np.ndarray) -> np.ndarray:
     """(2, bars): how far the Wilson interval reaches below and above each share, as errorbar takes it."""
     shares = successes / n

@@ -9,6 +9,7 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
@@ -21,6 +22,16 @@ from fertools.network import FeatureFusionModule, MultiScaleFusionNet, NetworkCo
 
 CLASSES = ("anger", "happy", "sad")
 COUNTS = np.array([[8, 1, 1], [50, 1000, 200], [0, 0, 0]])
+ABLATION = pd.DataFrame(
+    [
+        ("better", 2.0, 1.0, 3.0),
+        ("baseline", 0.0, 0.0, 0.0),
+        ("worse", -2, -3, -1),
+        ("even", 1, -1, 3),
+        ("lost", -78, -80, -75),
+    ],
+    columns=["row", "difference", "low", "high"],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +74,7 @@ def every_figure() -> dict[str, Any]:
         ).figure,
         "class_recall": plots.class_recall(COUNTS, CLASSES).figure,
         "accuracy_by": plots.accuracy_by(accuracy_by(np.ones(6, bool), list("aabbcc")), "a letter", label="x").figure,
+        "differences": plots.differences(ABLATION, {"a question": ["worse", "lost"]}).figure,
         "fusion_weights": plots.fusion_weights(net).figure,
     }
 
@@ -298,3 +310,26 @@ def test_a_notebook_keeps_showing_figures_after_the_first() -> None:
     NotebookClient(notebook, kernel_name="python3").execute()
     for cell in notebook.cells:
         assert any("image/png" in output.get("data", {}) for output in cell.outputs)
+
+
+# --- differences ------------------------------------------------------------------------------
+
+
+def test_differences_fill_what_leaves_out_zero_and_write_what_leaves_the_axis() -> None:
+    ax = plots.differences(ABLATION)
+    assert ticks(ax.yaxis) == ["better", "worse", "even", "lost"]
+    marks = {
+        round(float(x)): line for line in ax.lines for x in np.ravel(line.get_xdata())[:1] if line.get_marker() == "o"
+    }
+    assert marks[1].get_markerfacecolor() == "white"
+    for place in (2, -2):
+        assert marks[place].get_markerfacecolor() == marks[place].get_color() != marks[1].get_color()
+    assert texts(ax) == ["\N{MINUS SIGN}78.0"]
+    assert ax.get_xlim()[0] > -11
+
+
+def test_differences_stand_under_their_questions() -> None:
+    groups = {"first": ["even", "not run"], "nothing yet": ["not run"], "second": ["worse"]}
+    ax = plots.differences(ABLATION, groups)
+    assert ticks(ax.yaxis) == ["first", "even", "second", "worse"]
+    assert [t.get_fontweight() for t in ax.get_yticklabels()] == ["bold", "normal", "bold", "normal"]
