@@ -122,6 +122,31 @@ def plurality(votes: np.ndarray) -> np.ndarray:
     return np.where(emotions.any(axis=1), _TO_FER2013[emotions.argmax(axis=1)], -1)
 
 
+def shares(faces: FaceSet) -> np.ndarray:
+    """How much of each of FER2013's labels the annotators see in an image: targets for training.
+
+    The label distribution of Barsoum et al., as their scheme "cross-entropy loss" takes it, over FER2013's
+    seven labels: contempt, "unknown" and "not a face" are left out. An image for which nothing is left keeps
+    FER2013's label.
+
+    Args:
+        faces: what :func:`with_votes` gives, or a part of it.
+
+    Returns:
+        float32, (N, 7), in the order of ``fertools.data.fer2013.CLASSES``; rows add up to 1.
+
+    Raises:
+        DataError: the set has no votes.
+    """
+    if faces.votes is None:
+        raise DataError(f"{faces.name} has no votes; read it with fertools.data.load('ferplus')")
+    counts = np.zeros((len(faces), len(fer2013.CLASSES)), np.float32)
+    counts[:, _TO_FER2013[: len(_IN_FER2013)]] = faces.votes[:, : len(_IN_FER2013)]
+    silent = np.flatnonzero(~counts.any(axis=1))
+    counts[silent, faces.labels[silent]] = 1
+    return counts / counts.sum(axis=1, keepdims=True)
+
+
 def agreement(faces: FaceSet) -> pd.DataFrame:
     """How far ten annotators agree with FER2013's label and with each other: counts, and no image.
 
@@ -144,12 +169,11 @@ def agreement(faces: FaceSet) -> pd.DataFrame:
     votes = faces.votes
     emotions = votes[:, : len(_TO_FER2013)]
     total = votes.sum(1)
-    names = np.array([*_IN_FER2013, "contempt", "none"])
     column = np.argsort(_TO_FER2013[: len(_IN_FER2013)])[faces.labels]  # of the votes for FER2013's label
     images = pd.DataFrame(
         {
             "label": np.array(faces.classes)[faces.labels],
-            "choice": names[np.where(emotions.any(axis=1), emotions.argmax(axis=1), len(_TO_FER2013))],
+            "choice": _choices(emotions),
             "votes": emotions.max(axis=1),
             "images": 1,
             "annotators": total,
@@ -160,3 +184,59 @@ def agreement(faces: FaceSet) -> pd.DataFrame:
     by_kind = images.groupby(["label", "choice", "votes"])
     table = by_kind[["images", "annotators", "for_label"]].sum().assign(pairs=by_kind["pairs"].mean().round(4))
     return table.reset_index()
+
+
+def answers(faces: FaceSet, probabilities: np.ndarray) -> pd.DataFrame:
+    """How a network's answers stand to FER2013's labels and to ten annotators: counts, and no image.
+
+    Args:
+        faces: what :func:`with_votes` gives, or a part of it.
+        probabilities: (N, 7), of the same images in the same order.
+
+    Returns:
+        One row for each combination that occurs of ``choice`` (the annotators', as in :func:`agreement`), ``votes``
+        (for that choice) and ``tenth`` (0 to 9, of the top probability: 5 is from 0.5 up to 0.6, 9 holds 1), with
+        the number of ``images``; how often among them the network's answer is FER2013's label (``right``), how often
+        it is the choice (``as_most``), how often FER2013's label is the choice (``label_as_most``), and how often all
+        three are one (``all_same``); ``annotators``: all votes, ``for_answer`` and ``for_label``: those for the
+        network's answer and for FER2013's label; and ``confidence``, the sum of the top probabilities.
+
+    Raises:
+        DataError: the set has no votes.
+        ValueError: the probabilities are of another shape.
+    """
+    import pandas as pd
+
+    if faces.votes is None:
+        raise DataError(f"{faces.name} has no votes; read it with fertools.data.load('ferplus')")
+    wanted = (len(faces), len(fer2013.CLASSES))
+    if probabilities.shape != wanted:
+        raise ValueError(f"{len(faces)} images need probabilities of shape {wanted}, not {probabilities.shape}")
+    votes, answer, top = faces.votes, probabilities.argmax(1), probabilities.max(1)
+    emotions = votes[:, : len(_TO_FER2013)]
+    most = plurality(votes)
+    column = np.argsort(_TO_FER2013[: len(_IN_FER2013)])  # of a label of FER2013 in the votes
+    rows = np.arange(len(faces))
+    images = pd.DataFrame(
+        {
+            "choice": _choices(emotions),
+            "votes": emotions.max(axis=1),
+            "tenth": np.minimum((10 * top).astype(int), 9),
+            "images": 1,
+            "right": answer == faces.labels,
+            "as_most": answer == most,
+            "label_as_most": faces.labels == most,
+            "all_same": (answer == most) & (faces.labels == most),
+            "annotators": votes.sum(1),
+            "for_answer": votes[rows, column[answer]],
+            "for_label": votes[rows, column[faces.labels]],
+            "confidence": top.astype(float),
+        }
+    )
+    return images.groupby(["choice", "votes", "tenth"]).sum().round({"confidence": 4}).reset_index()
+
+
+def _choices(emotions: np.ndarray) -> np.ndarray:
+    """The name of the commonest of the eight emotions, (N,), or "none"; takes their counts (N, 8)."""
+    names = np.array([*_IN_FER2013, "contempt", "none"])
+    return names[np.where(emotions.any(axis=1), emotions.argmax(axis=1), len(_TO_FER2013))]

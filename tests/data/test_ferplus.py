@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from fertools.data import DataError, FaceSet, fer2013, ferplus
+from fertools.evaluate import apply_temperature
+from fertools.records import Record, load_predictions
 
 HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
 PUBLISHED = Path(__file__).parents[2] / "data" / "ferplus" / "fer2013new.csv"
@@ -128,6 +130,37 @@ def test_agreement_counts_images_votes_and_pairs_of_annotators(whole: FaceSet, t
         ferplus.agreement(whole)
 
 
+def test_answers_count_what_a_loop_over_the_images_counts(whole: FaceSet, tmp_path: Path) -> None:
+    file = tmp_path / "fer2013new.csv"
+    write_votes(file, whole)
+    faces = ferplus.with_votes(whole, file)
+    assert faces.votes is not None
+    p = np.random.default_rng(2).dirichlet(np.full(7, 0.3), len(faces))
+    p[0] = np.eye(7)[3]  # sure beyond doubt
+    found = ferplus.answers(faces, p)
+
+    other = {"happy": "happiness", "sad": "sadness"}
+    wanted: dict[tuple[str, int, int], list[float]] = {}
+    for row, label, q in zip(faces.votes, faces.labels, p, strict=True):
+        by_name = dict(zip(ferplus.VOTE_CLASSES, row.tolist(), strict=True))
+        emotions = ferplus.VOTE_CLASSES[:8]
+        most = max(emotions, key=lambda name: by_name[name])  # the first of equals
+        answer, label_name = (other.get(faces.classes[k], faces.classes[k]) for k in (int(q.argmax()), label))
+        back = {long: short for short, long in other.items()}
+        key = (back.get(most, most) if by_name[most] else "none", by_name[most], min(9, int(q.max() * 10)))
+        line = [1, answer == label_name, by_name[most] and answer == most, by_name[most] and label_name == most]
+        line += [bool(line[1] and line[2])]
+        line += [sum(by_name.values()), by_name[answer], by_name[label_name], q.max()]
+        wanted[key] = [a + float(b) for a, b in zip(wanted.get(key, [0.0] * 9), line, strict=True)]
+    assert {tuple(row[:3]): row[3:] for row in found.itertuples(index=False)} == {
+        key: pytest.approx(line, abs=1e-4) for key, line in wanted.items()
+    }
+    with pytest.raises(DataError, match="no votes"):
+        ferplus.answers(whole, p)
+    with pytest.raises(ValueError, match=r"need probabilities of shape \(63, 7\), not \(63, 8\)"):
+        ferplus.answers(faces, np.ones((63, 8)) / 8)
+
+
 def test_the_published_votes(published_fer2013: FaceSet) -> None:
     if not PUBLISHED.is_file():
         pytest.skip("data/ferplus/fer2013new.csv is not there: this test reads the published votes")
@@ -139,3 +172,16 @@ def test_the_published_votes(published_fer2013: FaceSet) -> None:
     assert agree.mean() == pytest.approx(0.625, abs=0.0005)
     kept = pd.read_csv(PUBLISHED.parents[1] / "ferplus_agreement.csv")
     pd.testing.assert_frame_equal(ferplus.agreement(faces), kept, check_dtype=False)
+
+
+def test_the_kept_answers(published_fer2013: FaceSet) -> None:
+    """data/ferplus_answers.csv is what the committed run and the published votes give."""
+    if not PUBLISHED.is_file():
+        pytest.skip("data/ferplus/fer2013new.csv is not there: this test reads the published votes")
+    faces = ferplus.with_votes(published_fer2013, PUBLISHED).of_split("PrivateTest")
+    run = PUBLISHED.parents[1] / "runs" / "cpu-fer2013"
+    temperature = Record.load(run).temperature
+    assert temperature
+    p = np.exp(apply_temperature(load_predictions(run)["PrivateTest/one"], temperature))
+    kept = pd.read_csv(PUBLISHED.parents[1] / "ferplus_answers.csv")
+    pd.testing.assert_frame_equal(ferplus.answers(faces, p), kept, check_dtype=False, rtol=1e-3)
