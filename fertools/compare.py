@@ -221,9 +221,10 @@ class Pooled:
 
     @property
     def protocol(self) -> str:
-        """In words: how many folds, by what, and which of them are still missing."""
+        """In words: how many folds, by what, from which start, and which of them are still missing."""
         config = self.record.identity["config"]
-        words = f"{config['folds']} folds by {config['protocol']}, {self.record.selected['by']}"
+        start = "from the weights of another run, " if self.record.identity["init"] else ""
+        words = f"{config['folds']} folds by {config['protocol']}, {start}{self.record.selected['by']}"
         have = len(np.unique(self.folds))
         return words if have == config["folds"] else f"{words}; only {have} of the folds"
 
