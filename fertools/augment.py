@@ -1,7 +1,8 @@
 """Batch augmentation on the training device, drawn anew for every image.
 
 The paper's (section 3.2): a horizontal flip, and a 48x48 cut out of the image after
-4 pixels of zero-padding. The others are the tuned recipes'.
+4 pixels of zero-padding. The others are the tuned recipes', or to be tried: :func:`augment`
+changes each image by itself and keeps its label, :func:`mix` makes one of two, label and all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ class AugmentConfig:
     zoom: float = 0.0  # factor: uniform in [1 - zoom, 1 + zoom]
     contrast: float = 0.0  # factor around the image's mean: uniform in [1 - contrast, 1 + contrast]
     erase: float = 0.0  # probability of a gray box over 2 % to 20 % of the area (Zhong et al. 2020)
+    # Two images in one, in shares drawn from Beta(alpha, alpha), with this alpha: their weighted
+    # mean (Zhang et al. 2018), or a box of the other one (Yun et al. 2019).
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("flip", "erase"):
@@ -32,8 +37,16 @@ class AugmentConfig:
         for name in ("zoom", "contrast"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"AugmentConfig: {name}={getattr(self, name)!r} must be in [0, 1)")
-        if self.pad < 0 or self.rotate < 0:
-            raise ValueError("AugmentConfig: pad and rotate must not be negative")
+        for name in ("pad", "rotate", "mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"AugmentConfig: {name}={getattr(self, name)!r} must not be negative")
+        if self.mixup and self.cutmix:
+            raise ValueError(f"AugmentConfig: mixup={self.mixup!r} and cutmix={self.cutmix!r}: choose one of the two")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether :func:`mix` makes one image of two, so that labels become shares."""
+        return bool(self.mixup or self.cutmix)
 
 
 def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
@@ -92,13 +105,42 @@ def erase_boxes(images: Tensor, config: AugmentConfig, generator: torch.Generato
     width = (area / aspect).sqrt().clamp(max=1) * w
     top, left = u[:, 2] * (h - height), u[:, 3] * (w - width)
 
-    def inside(size: int, start: Tensor, length: Tensor) -> Tensor:  # (N, size)
-        position = torch.arange(size, device=device) + 0.5
-        return (position >= start[:, None]) & (position < (start + length)[:, None])
-
-    box = inside(h, top, height)[:, :, None] & inside(w, left, width)[:, None, :]
+    box = _box(h, top, height)[:, :, None] & _box(w, left, width)[:, None, :]
     box &= (u[:, 4] < config.erase)[:, None, None]
     return torch.where(box, images.mean((1, 2), keepdim=True), images)
+
+
+def mix(images: Tensor, targets: Tensor, config: AugmentConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mixes every image with the one before it in the batch, whose order is random in training.
+
+    Args:
+        images: float (N, H, W).
+        targets: float (N, classes), how much of each class an image is; mixed in the same shares.
+        config: its ``mixup`` or ``cutmix``. A box of cutmix has a random centre and ends at the edge
+            of the image; the share of the labels is that of the pixels.
+        generator: as :func:`augment` takes it.
+    """
+    n, h, w = images.shape
+    others, other_targets = images.roll(1, 0), targets.roll(1, 0)
+    alpha = torch.full((n, 2), config.mixup or config.cutmix, device=images.device)
+    share = torch._sample_dirichlet(alpha, generator=generator)[:, 0]  # of two: Beta, whose own takes none
+    if config.mixup:
+        images = torch.lerp(others, images, share[:, None, None])
+    else:
+        side = (1 - share).sqrt()  # of the box, as a share of the image's
+        centre = torch.rand(n, 2, generator=generator, device=images.device)
+        rows = _box(h, (centre[:, 0] - side / 2) * h, side * h)
+        columns = _box(w, (centre[:, 1] - side / 2) * w, side * w)
+        box = rows[:, :, None] & columns[:, None, :]
+        images = torch.where(box, others, images)
+        share = 1 - box.float().mean((1, 2))
+    return images, torch.lerp(other_targets, targets, share[:, None])
+
+
+def _box(size: int, start: Tensor, length: Tensor) -> Tensor:
+    """Which of ``size`` pixels lie in each image's stretch: starts and lengths (N,) to bool (N, size)."""
+    position = torch.arange(size, device=start.device) + 0.5
+    return (position >= start[:, None]) & (position < (start + length)[:, None])
 
 
 def _uniform(n: int, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,6 @@ Everything is computed from records and their predictions; no data set has to be
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -266,13 +265,14 @@ def pooled(sweep: str | Path, row: str = "", view: str = "one", runs: Path = RUN
     if len(records) < 2:
         known = ", ".join(map(repr, rows(folder))) or "none"
         raise RunError(f"{folder} has {len(records)} finished folds of the row {row!r}; its rows are: {known}")
-    first = _but_fold(records[0])
+    from fertools.sweep import load_groups
+    from fertools.trainer import differences
+
     numbers = [record.identity["config"]["fold"] for record in records]
     for record in records:
-        if _but_fold(record) != first or numbers.count(record.identity["config"]["fold"]) > 1:
+        others = [d for d in differences(records[0].identity, record.identity) if not d.startswith("config.fold ")]
+        if others or numbers.count(record.identity["config"]["fold"]) > 1:
             raise RunError(f"{folder}: {records[0].name} and {record.name} are not two folds of one experiment")
-
-    from fertools.sweep import load_groups
 
     known_groups = load_groups(folder)
     predictions = [load_predictions(folder / record.name) for record in records]
@@ -289,13 +289,6 @@ def pooled(sweep: str | Path, row: str = "", view: str = "one", runs: Path = RUN
         groups=groups,
         grouped_by="person" if by_person else "fold",
     )
-
-
-def _but_fold(record: Record) -> str:
-    """The identity of a run apart from its fold."""
-    identity = record.identity
-    config = {name: value for name, value in identity["config"].items() if name != "fold"}
-    return json.dumps(identity | {"config": config}, sort_keys=True)
 
 
 # --- Two networks -----------------------------------------------------------------------------

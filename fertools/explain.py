@@ -46,7 +46,8 @@ class Fusion:
         scale: the branch that it belongs to, by the map size it starts from.
         size: of the maps that it fuses, in pixels; 6 where it joins the ends of the branches.
         other: the branch whose maps come in.
-        weights: the learned w1, w2, w3; the same for every picture.
+        weights: the learned w1, w2, w3, the same for every picture; with the fusion ``"per-channel"`` their means
+            over the channels, with ``"excite"`` likewise, and those of this picture.
         shares: of w1 F1 (this branch), w2 F2 (the other one) and w3 conv1x1([F1, F2]) in their sum S,
             for this picture: <term, S> / <S, S>. They add up to 1; a term that works against the sum
             has a negative one.
@@ -75,7 +76,7 @@ class Explanation:
             overlapping windows the mean.
         branches: branch, by the map size it starts from -> its part in ``score - baseline``; they add
             up to it.
-        fusions: one for each fusion module; empty unless the network's fusion is ``"weighted"``.
+        fusions: one for each fusion module; empty where the network's fusion is ``"add"`` or ``"concatenate"``.
         nearest: the examples that look most alike to the network, best first; None without examples.
         similarities: float32, cosine of their features with the face's, at most 1; None without examples.
     """
@@ -253,9 +254,9 @@ def shapley(players: tuple[int, ...], values: dict[frozenset[int], float]) -> li
 def fusion_shares(net: MultiScaleFusionNet, x: Tensor) -> tuple[Fusion, ...]:
     """The share of each term of eq. 5 in each fusion module's sum, for one normalised image.
 
-    Empty where the network's fusion is not ``"weighted"``.
+    Empty where the network's fusion has no weights: ``"add"`` and ``"concatenate"``.
     """
-    if net.config.fusion != "weighted":
+    if net.config.fusion in ("add", "concatenate"):
         return ()
     scales = net.config.scales
     modules = [
@@ -274,15 +275,17 @@ def fusion_shares(net: MultiScaleFusionNet, x: Tensor) -> tuple[Fusion, ...]:
 
     with torch.no_grad(), _hooks({module: keep for *_, module in modules}):
         net(x)
-        return tuple(
-            Fusion(scale, size, other, tuple(module.w.tolist()), _shares(module, *inputs[module]))
-            for scale, size, other, module in modules
-        )
+        found = []
+        for scale, size, other, module in modules:
+            w1, w2, w3 = module.weights(torch.cat(inputs[module], 1)).reshape(3, -1).mean(1).tolist()
+            found.append(Fusion(scale, size, other, (w1, w2, w3), _shares(module, *inputs[module])))
+    return tuple(found)
 
 
 def _shares(module: FeatureFusionModule, f1: Tensor, f2: Tensor) -> tuple[float, float, float]:
-    w = module.w
-    terms = torch.stack([w[0] * f1, w[1] * f2, w[2] * module.join(torch.cat([f1, f2], 1))]).flatten(1)
+    both = torch.cat([f1, f2], 1)
+    w = module.weights(both)
+    terms = torch.stack([w[0] * f1, w[1] * f2, w[2] * module.join(both)]).flatten(1)
     whole = terms.sum(0)
     a, b, c = (terms @ whole / (whole @ whole)).tolist()
     return a, b, c

@@ -50,6 +50,9 @@ class NetworkConfig:
     units: int = 3  # m of eq. 1; section 3.3: 3 "achieves a fine balance"
     kernels: tuple[int, ...] = (5, 3)  # eq. 2 and 3; (3,) or (5,) for an ablation
     residual: bool = True  # the "+ F" of eq. 1
+    drop_path: float = 0.0
+    # Stochastic depth (Huang et al. 2016): the probability, in training, that an image passes a
+    # module by its "+ F" alone. Beyond the paper.
     recursive: bool = True
     # Section 2.1: maps of the same size go through the module "with same function": its
     # convolutions are shared. False gives every call convolutions of its own.
@@ -58,8 +61,9 @@ class NetworkConfig:
     # that it is employed.
     norm_per_call: bool = True
     # A shared module normalises each branch with statistics of its own. Open.
-    fusion: Literal["weighted", "add", "concatenate"] = "weighted"
-    # eq. 5, or one of the two that section 2.3 argues against: F1 + F2, or C1x1([F1, F2]).
+    fusion: Literal["weighted", "per-channel", "excite", "add", "concatenate"] = "weighted"
+    # eq. 5, or one of the two that section 2.3 argues against: F1 + F2, or C1x1([F1, F2]). Beyond
+    # the paper: eq. 5 with weights "per-channel", or with weights that also depend on the image.
     fusion_activation: Literal["identity", "sigmoid"] = "identity"
     # eq. 5 says sigmoid. Read literally it does not train at the paper's learning rate: its
     # slope is at most 1/4 and its output never below 0. "sigmoid" is the literal reading.
@@ -93,7 +97,7 @@ class NetworkConfig:
             refuse("kernels", "must be odd, so that a map keeps its size")
         for name, allowed in {
             "norm": ("before", "after", "none"),
-            "fusion": ("weighted", "add", "concatenate"),
+            "fusion": ("weighted", "per-channel", "excite", "add", "concatenate"),
             "fusion_activation": ("identity", "sigmoid"),
             "fusion_norm": ("before", "after", "none"),
             "resampling": (*KERNELS, "nearest"),
@@ -104,8 +108,11 @@ class NetworkConfig:
             refuse("fusion_norm", "has no activation to come after; say 'before'")
         if self.hidden < 1:
             refuse("hidden", "must be at least 1")
-        if not 0 <= self.dropout < 1:
-            refuse("dropout", "must be in [0, 1)")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                refuse(name, "must be in [0, 1)")
+        if self.drop_path and not self.residual:
+            refuse("drop_path", "needs residual=True: without it an image would have no way past a module")
 
     @property
     def map_sizes(self) -> tuple[int, ...]:
@@ -228,19 +235,24 @@ class BasicFeatureExtractionUnit(nn.Module):
 class FeatureExtractionModule(nn.Module):
     """FEM, section 2.2 and figure 2: m units in a row, plus the input, then 2x2 max-pooling.
 
-    Where the next map size has another width, a 1x1 convolution follows (``out``).
+    Where the next map size has another width, a 1x1 convolution follows (``out``). With
+    ``drop_path`` = p, an image in training loses the units' part with probability p, and has it
+    1 / (1 - p) times otherwise, so that its mean stays.
     """
 
     def __init__(self, channels: int, config: NetworkConfig, calls: int = 1, out: int | None = None) -> None:
         super().__init__()
         self.units = nn.ModuleList(BasicFeatureExtractionUnit(channels, config, calls) for _ in range(config.units))
         self.residual = config.residual
+        self.drop = nn.Dropout(config.drop_path) if config.drop_path else None
         self.widen = _width_change(channels, out or channels)
 
     def forward(self, x: Tensor, call: int = 0) -> Tensor:  # (N, C, H, W) -> (N, C', H/2, W/2)
         y = x
         for unit in self.units:
             y = unit(y, call)  # R_m(... R_2(R_1(F)))
+        if self.drop is not None and self.training:
+            y = y * self.drop(y.new_ones(len(y), 1, 1, 1))  # one draw for each image
         if self.residual:
             y = y + x  # eq. 1
         return self.widen(F.max_pool2d(y, 2))
@@ -249,16 +261,31 @@ class FeatureExtractionModule(nn.Module):
 class FeatureFusionModule(nn.Module):
     """FFM, section 2.3 and figure 4: two branches' maps of one size become one.
 
-    The learned weights w1, w2, w3 are scalars that start at 1.
+    The learned weights w1, w2, w3 of eq. 5 are scalars that start at 1; ``"per-channel"`` has a
+    vector of C for each, ``"excite"`` factors for each image and channel in front of them::
+
+        Fo = w1 g1 F1 + w2 g2 F2 + w3 g3 Fm,   [g1, g2, g3] = 2 sigmoid(V silu(U mean[F1, F2]))
+
+    with the mean over the pixels, as in squeeze-and-excitation (Hu et al. 2018), but for the SiLU:
+    of a few ReLUs often none would fire, and the gate never learn. U has a quarter of C rows, at
+    least 4; V and its bias start at 0, hence g at 1, so that both kinds start as eq. 5 does.
     """
 
     def __init__(self, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.fusion = config.fusion
-        if config.fusion == "weighted":
+        if config.fusion == "per-channel":
+            self.w = nn.Parameter(torch.ones(3, channels, 1, 1))
+        elif config.fusion in ("weighted", "excite"):
             self.w = nn.Parameter(torch.ones(3))
         if config.fusion != "add":
             self.join = nn.Conv2d(2 * channels, channels, 1)
+        if config.fusion == "excite":
+            squeezed = max(channels // 4, 4)
+            u, v = nn.Conv2d(2 * channels, squeezed, 1), nn.Conv2d(squeezed, 3 * channels, 1)
+            nn.init.zeros_(v.weight)
+            nn.init.zeros_(cast(Tensor, v.bias))
+            self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), u, nn.SiLU(), v, nn.Sigmoid())
         self.activation = torch.sigmoid if config.fusion_activation == "sigmoid" else nn.Identity()
         self.norm_before = nn.BatchNorm2d(channels) if config.fusion_norm == "before" else nn.Identity()
         self.norm_after = nn.BatchNorm2d(channels) if config.fusion_norm == "after" else nn.Identity()
@@ -267,11 +294,23 @@ class FeatureFusionModule(nn.Module):
         if self.fusion == "add":
             out = f1 + f2
         else:
-            joined = self.join(torch.cat([f1, f2], 1))  # F_m = C1x1([F1, F2])
+            both = torch.cat([f1, f2], 1)  # (N, 2C, H, W)
+            joined = self.join(both)  # F_m = C1x1([F1, F2])
             out = joined
-            if self.fusion == "weighted":
-                out = self.w[0] * f1 + self.w[1] * f2 + self.w[2] * joined  # F_o, the sum in eq. 5
+            if self.fusion != "concatenate":
+                w = self.weights(both)
+                out = w[0] * f1 + w[1] * f2 + w[2] * joined  # F_o, the sum in eq. 5
         return self.norm_after(self.activation(self.norm_before(out)))  # eq. 5
+
+    def weights(self, both: Tensor) -> Tensor:
+        """What the three terms of eq. 5 are multiplied by, given [F1, F2]: (3,), (3, C, 1, 1) or (3, N, C, 1, 1)."""
+        if self.fusion == "weighted":
+            return self.w
+        w = self.w.to(both.dtype)  # unlike a single number, a vector in fp32 would make bf16 maps fp32
+        if self.fusion == "excite":
+            g = 2 * self.gate(both).unflatten(1, (3, -1)).transpose(0, 1)  # (N, 3C, 1, 1) -> (3, N, C, 1, 1)
+            w = w.view(3, 1, 1, 1, 1) * g
+        return w
 
 
 class MultiScaleFusionNet(nn.Module):

@@ -54,6 +54,9 @@ class TrainConfig:
     factor: float = 0.95
     warmup: float = 0.2
 
+    targets: Literal["labels", "votes"] = "labels"
+    # "votes": what ten annotators said of each image, as shares (Barsoum et al. 2016). Needs the data
+    # set ferplus. The epoch is chosen, and the result measured, on labels in any case.
     label_smoothing: float = 0.0
     ema: float = 0.0  # decay per step of the moving average of the weights that is then evaluated
     clip: float = 0.0  # largest norm of the gradient

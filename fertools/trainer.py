@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from fertools import distributed
-from fertools.augment import augment
+from fertools.augment import augment, mix
 from fertools.data import FaceSet
 from fertools.errors import Interrupted, TrainingError
 from fertools.evaluate import Views, apply_temperature, evaluate, fit_temperature, predict
@@ -84,7 +84,7 @@ class Progress:
     step: int = 0  # steps done over the whole run
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry for each finished epoch
     loss_sum: float = 0.0  # over the images of the epoch under way
-    correct: int = 0  # likewise
+    correct: float = 0  # likewise; not whole where an answer can be right in part
     epoch_seconds: float = 0.0  # likewise
     resumed: int = 0
 
@@ -176,7 +176,7 @@ class Trainer:
         self.parts = divide(faces, config, seed)
         training = self.parts.training
         self.images = torch.from_numpy(training.images).to(self.device)  # uint8 (N, 48, 48)
-        self.labels = torch.from_numpy(training.labels).to(self.device)
+        self.labels = _targets(training, config).to(self.device)  # int64 (N,), or shares (N, classes)
         self.mean, self.std = float(training.images.mean()), float(training.images.std())
         self.steps = len(training) // config.batch_size  # of an epoch
         if self.steps == 0:
@@ -217,13 +217,17 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate_at(progress.step, self.steps)
 
-        x = augment(self.images[rows], config.augment, self.generator)
+        x, y = augment(self.images[rows], config.augment, self.generator), self.labels[rows]
+        if config.augment.mixes:
+            x, y = mix(x, y, config.augment, self.generator)
         x = ((x - self.mean) / self.std)[:, None]  # (N, 1, 48, 48)
-        x, y = x.chunk(self.world)[self.rank], self.labels[rows].chunk(self.world)[self.rank]
+        x, y = x.chunk(self.world)[self.rank], y.chunk(self.world)[self.rank]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.forward(x).float()
         loss = F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
-        correct = (logits.argmax(1) == y).sum()
+        answer = logits.argmax(1)
+        # Where an image is in part of this class and in part of that, the answer is right in part.
+        correct = (y.gather(1, answer[:, None]) if y.is_floating_point() else answer == y).sum()
         self.unread.append(torch.stack([correct.new_tensor(progress.step), loss.detach() * len(y), correct]))
         if self.device.type == "cpu" or len(self.unread) == 50:  # reading makes a GPU wait
             self.read_losses()
@@ -248,7 +252,7 @@ class Trainer:
                     "Lower the learning rate (--set learning_rate=...) or clip the gradient (--set clip=1)."
                 )
             self.progress.loss_sum += loss
-            self.progress.correct += int(correct)
+            self.progress.correct += correct
         self.unread.clear()
 
     def run(self, minutes: float | None, checkpoint_minutes: float, tensorboard: bool, show: bool) -> None:
@@ -297,7 +301,7 @@ class Trainer:
         entry = {
             "epoch": epoch + 1,
             "loss": loss,
-            "train_accuracy": accuracy,  # on augmented images, with dropout
+            "train_accuracy": accuracy,  # on augmented images, with dropout, against the targets
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
         if validation is not None:
@@ -490,6 +494,16 @@ def evaluate_run(folder: Path, faces: FaceSet, names: Sequence[str], device: str
     return measure(net, chosen, **about["pixels"], device=place, temperature=record.temperature)[1]
 
 
+def _targets(training: FaceSet, config: TrainConfig) -> Tensor:
+    """What the network shall say of each image: labels, int64 (N,), or shares of the classes, float32 (N, classes)."""
+    if config.targets == "votes":
+        from fertools.data.ferplus import shares
+
+        return torch.from_numpy(shares(training))
+    labels = torch.from_numpy(training.labels)
+    return F.one_hot(labels, len(training.classes)).float() if config.augment.mixes else labels
+
+
 def _seed(*path: int) -> int:
     """32 well-mixed bits from a path such as (seed, step)."""
     return int(np.random.SeedSequence(path).generate_state(1)[0])
@@ -590,16 +604,21 @@ def _tensorboard(folder: Path, wanted: bool) -> Iterator[Callable[[dict[str, Any
 def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Where two identities differ, each as ``"config.epochs is 40 there and 60 here"``.
 
-    A field that the configuration did not have yet when ``theirs`` was written has its default there.
+    A field that the configuration did not have yet when an identity was written has its default there.
     """
-    with suppress(ValueError):  # a field that is gone: named below
-        theirs = theirs | {"config": TrainConfig.from_dict(theirs["config"]).to_dict()}
-    mine, theirs = _flat(mine), _flat(theirs)
+    mine, theirs = _flat(_completed(mine)), _flat(_completed(theirs))
     return [
         f"{name} is {theirs.get(name)!r} there and {mine.get(name)!r} here"
         for name in (*mine, *(theirs.keys() - mine.keys()))
         if mine.get(name) != theirs.get(name)
     ]
+
+
+def _completed(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity with every field that a configuration has today."""
+    with suppress(ValueError):  # a field that is gone, which is then a difference
+        return identity | {"config": TrainConfig.from_dict(identity["config"]).to_dict()}
+    return identity
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

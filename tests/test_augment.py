@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta, kstest
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from fertools.augment import AugmentConfig, augment, erase_boxes, flip_and_cut, rotate_and_zoom
+from fertools.augment import AugmentConfig, augment, erase_boxes, flip_and_cut, mix, rotate_and_zoom
 
 OFF = {"flip": 0.0, "pad": 0}
 
@@ -113,7 +114,56 @@ def test_erasing_covers_2_to_20_percent_of_as_many_as_asked() -> None:
     assert (changed.sum((1, 2)) >= 0.95 * rows * columns).all()  # one box each (a pixel may equal the mean)
 
 
-@pytest.mark.parametrize("bad", [{"flip": 1.5}, {"erase": -0.1}, {"zoom": 1.0}, {"pad": -1}, {"rotate": -5.0}])
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 5.0])
+def test_mixup_is_a_weighted_mean_of_two_in_shares_from_beta(alpha: float) -> None:
+    images, targets = faces(4000)[:, :4, :4].float(), torch.eye(4000)  # a class each: the target names both images
+    mixed, found = mix(images, targets, AugmentConfig(mixup=alpha), generator(1))
+    torch.testing.assert_close(mixed.flatten(1), found @ images.flatten(1), rtol=1e-4, atol=1e-2)
+    rows = torch.arange(4000)
+    share, rest = found[rows, rows], found[rows, (rows - 1) % 4000]
+    torch.testing.assert_close(share + rest, torch.ones(4000))
+    assert kstest(share.numpy(), beta(alpha, alpha).cdf).pvalue > 0.01
+
+
+def test_cutmix_pastes_a_box_and_counts_its_pixels() -> None:
+    n = 4000
+    images = torch.arange(n).float()[:, None, None].expand(-1, 20, 20)  # every image has a gray level of its own
+    mixed, found = mix(images, torch.eye(n), AugmentConfig(cutmix=1.0), generator(2))
+    rows = torch.arange(n)
+    other = mixed == ((rows - 1) % n)[:, None, None]
+    assert ((mixed == images) | other).all()
+    torch.testing.assert_close(found[rows, (rows - 1) % n], other.float().mean((1, 2)))
+    torch.testing.assert_close(found.sum(1), torch.ones(n))
+    height, width = other.any(2).sum(1), other.any(1).sum(1)
+    assert torch.equal(other.sum((1, 2)), height * width)  # one box
+    # Area 1 - share with share uniform, centre anywhere, cut at the edge: its mean by a sum over the square.
+    sides, centres = np.sqrt(np.linspace(0, 1, 400)[:, None]), np.linspace(0, 1, 400)
+    inside = np.minimum(centres + sides / 2, 1) - np.maximum(centres - sides / 2, 0)
+    assert other.float().mean().item() == pytest.approx((inside.mean(1) ** 2).mean(), abs=0.015)
+
+
+@pytest.mark.parametrize("config", [AugmentConfig(mixup=0.2), AugmentConfig(cutmix=1.0)], ids=["mixup", "cutmix"])
+def test_same_generator_same_mixture(config: AugmentConfig) -> None:
+    targets = torch.eye(7)[torch.arange(64) % 7]
+    (a, ta), (b, tb), (c, _) = (mix(faces().float(), targets, config, generator(seed)) for seed in (3, 3, 4))
+    assert torch.equal(a, b)
+    assert torch.equal(ta, tb)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"flip": 1.5},
+        {"erase": -0.1},
+        {"zoom": 1.0},
+        {"pad": -1},
+        {"rotate": -5.0},
+        {"mixup": -0.2},
+        {"cutmix": -1.0},
+        {"mixup": 0.2, "cutmix": 1.0},
+    ],
+)
 def test_impossible_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match="AugmentConfig"):
         AugmentConfig(**bad)

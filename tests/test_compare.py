@@ -237,6 +237,20 @@ def test_pooled_takes_one_row_and_refuses_a_mixture(tmp_path: Path) -> None:
         pooled("s", "a", runs=tmp_path)
 
 
+def test_folds_from_before_a_field_was_there_are_pooled_with_those_from_after(tmp_path: Path) -> None:
+    right = [np.arange(30) % 4 > 0] * 2
+    make_folds(tmp_path / "s", right, None)
+    path = tmp_path / "s" / "fold-0" / "record.json"
+    older = json.loads(path.read_text())
+    del older["identity"]["config"]["targets"], older["identity"]["config"]["network"]["drop_path"]
+    path.write_text(json.dumps(older))
+    assert len(pooled("s", runs=tmp_path).labels) == 60
+    older["identity"]["config"]["epochs"] = 9
+    path.write_text(json.dumps(older))
+    with pytest.raises(RunError, match="are not two folds of one experiment"):
+        pooled("s", runs=tmp_path)
+
+
 # --- Two networks ---
 
 

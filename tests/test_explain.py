@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -40,8 +41,8 @@ def predictor_of(config: NetworkConfig) -> Predictor:
     net = MultiScaleFusionNet(config)
     with torch.no_grad():
         for part in net.modules():
-            if isinstance(part, FeatureFusionModule) and part.fusion == "weighted":
-                part.w.copy_(torch.randn(3))
+            if isinstance(part, FeatureFusionModule) and part.fusion not in ("add", "concatenate"):
+                part.w.copy_(torch.randn(part.w.shape))
     return Predictor(net, CLASSES, mean=120.0, std=60.0, temperature=0.7)
 
 
@@ -185,6 +186,29 @@ def test_every_fusion_is_named_and_its_shares_add_up(predictor: Predictor, x: Te
     assert found[0].weights == pytest.approx(predictor.net.get_parameter("fuse.1.12.w").tolist())
     assert found[4].weights == pytest.approx(predictor.net.get_parameter("fuse_ends.1.w").tolist())
     assert not any(part._forward_hooks for part in predictor.net.modules())  # nothing is left behind
+
+
+@pytest.mark.parametrize("fusion", ["per-channel", "excite"])
+def test_shares_of_fusions_beyond_the_paper(fusion: str, x: Tensor) -> None:
+    net = predictor_of(NetworkConfig(width=4, scales=(12, 24), units=1, fusion=fusion, hidden=8)).net  # type: ignore[arg-type]
+    if fusion == "excite":
+        nn.init.normal_(net.get_parameter("fuse_ends.0.gate.3.weight"))
+    sums: list[Tensor] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
+    end = cast(FeatureFusionModule, net.fuse_ends[0])
+    end.register_forward_pre_hook(lambda _, pair: pairs.append(pair))
+    end.register_forward_hook(lambda _, pair, out: sums.append(out))
+    *_, found = fusion_shares(net, x)
+    # w2 F2 is what the sum loses when its weight is 0.
+    with torch.no_grad():
+        mean = end.w[1].mean()
+        if fusion == "excite":
+            mean = end.w[1] * 2 * end.gate(torch.cat(pairs[0], 1))[0, 4:8].mean()
+        end.w[1] = 0
+        lost = sums[0] - end(*pairs[0])
+    assert found.weights[1] == pytest.approx(mean.item(), rel=1e-5)
+    assert found.shares[1] == pytest.approx(((lost * sums[0]).sum() / (sums[0] ** 2).sum()).item(), rel=1e-3)
+    assert sum(found.shares) == pytest.approx(1, abs=1e-4)
 
 
 def test_a_network_without_fusion_weights_has_no_shares(x: Tensor) -> None:

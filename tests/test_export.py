@@ -118,6 +118,19 @@ def test_fp16_is_half_the_size_and_close(run: Path, fp32: Path, tmp_path: Path, 
     np.testing.assert_allclose(answers(half, faces.images)[0], answers(fp32, faces.images)[0], atol=0.05)
 
 
+@pytest.mark.parametrize("fusion", ["per-channel", "excite"])
+def test_fusions_beyond_the_paper_are_exported_too(fusion: str, tmp_path: Path) -> None:
+    """The export itself holds the file's answers against PyTorch's, for two sizes of batch."""
+    config = NetworkConfig(width=4, scales=(12, 24), units=1, hidden=8, fusion=fusion, drop_path=0.5)  # type: ignore[arg-type]
+    net = MultiScaleFusionNet(config).eval()
+    for name, p in net.named_parameters():
+        if name.endswith(("gate.3.weight", ".w")):
+            torch.nn.init.normal_(p)
+    save_network(tmp_path / "model.safetensors", net, ABOUT)
+    for precision in ("fp32", "fp16"):
+        export_onnx(tmp_path, tmp_path / f"{precision}.onnx", precision)  # type: ignore[arg-type]
+
+
 @pytest.mark.usefixtures("graph")
 def test_int8_stores_bytes_and_keeps_the_labels(run: Path, fp32: Path, tmp_path: Path, faces: FaceSet) -> None:
     small = export_onnx(run, tmp_path / "int8.onnx", "int8", faces.of_split("Training").images)

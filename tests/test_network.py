@@ -135,6 +135,64 @@ def test_the_two_fusions_that_section_2_3_argues_against() -> None:
     np.testing.assert_allclose(concatenate(f1, f2)[0].detach(), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_weights_per_channel_are_equation_5_for_each_channel() -> None:
+    module = FeatureFusionModule(4, dataclasses.replace(SMALL, fusion="per-channel"))
+    randomised(module)
+    w1, w2, w3 = module.w.detach().numpy()  # each (C, 1, 1)
+    assert w1.shape == (4, 1, 1)
+    f1, f2 = images(2, 4, 6, 6), images(2, 4, 6, 6, seed=2)
+    for a, b, found in zip(f1.numpy(), f2.numpy(), module(f1, f2).detach(), strict=True):
+        wanted = w1 * a + w2 * b + w3 * conv(np.concatenate([a, b]), module.join)
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [4, 20])  # the gate's middle has 4 and 5 numbers
+def test_excited_weights_are_the_formula_of_the_docstring(width: int) -> None:
+    module = FeatureFusionModule(width, NetworkConfig(width=width, fusion="excite"))
+    randomised(module)
+    u, v = module.gate[1], module.gate[3]
+    assert len(u.weight) == max(4, width // 4)
+    f1, f2 = images(2, width, 6, 6), images(2, width, 6, 6, seed=2)
+    f2[1] *= 3  # another image, other weights
+    for a, b, found in zip(f1.numpy(), f2.numpy(), module(f1, f2).detach(), strict=True):
+        both = np.concatenate([a, b])
+        inner = conv(both.mean((1, 2), keepdims=True), u)
+        inner = inner / (1 + np.exp(-inner))
+        gates = 2 / (1 + np.exp(-conv(inner, v)))  # (3C, 1, 1)
+        terms = np.stack([a, b, conv(both, module.join)])
+        w = module.w.detach().numpy()[:, None, None, None] * gates.reshape(3, width, 1, 1)
+        np.testing.assert_allclose(found, (w * terms).sum(0), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["per-channel", "excite"])
+def test_fusions_beyond_the_paper_start_as_equation_5(fusion: str) -> None:
+    plain = FeatureFusionModule(8, NetworkConfig(width=8))
+    module = FeatureFusionModule(8, NetworkConfig(width=8, fusion=fusion))
+    module.join.load_state_dict(plain.join.state_dict())
+    f1, f2 = images(3, 8, 6, 6), images(3, 8, 6, 6, seed=2)
+    torch.testing.assert_close(module(f1, f2), plain(f1, f2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(f1.bfloat16(), f2.bfloat16()).dtype == torch.bfloat16
+
+
+def test_drop_path_lets_an_image_pass_by_the_residual_alone() -> None:
+    """In training every image is pool(F), with probability p, or else pool(F + R(F) / (1 - p))."""
+    config = dataclasses.replace(SMALL, norm="none")  # no statistics of a batch: every image by itself
+    plain = FeatureExtractionModule(4, config)
+    randomised(plain)
+    module = FeatureExtractionModule(4, dataclasses.replace(config, drop_path=0.25))
+    module.load_state_dict(plain.state_dict())
+    x = images(1, 4, 6, 6)
+    r = plain.units[2](plain.units[1](plain.units[0](x)))
+    past, through = F.max_pool2d(x, 2)[0], F.max_pool2d(x + r / 0.75, 2)[0]
+    torch.manual_seed(0)
+    found = module.train()(x.expand(2000, -1, -1, -1))
+    dropped = torch.isclose(found, past, atol=1e-5).all(3).all(2).all(1)
+    torch.testing.assert_close(found[~dropped], through.expand(int((~dropped).sum()), -1, -1, -1))
+    assert 0.22 < dropped.float().mean() < 0.28
+    torch.testing.assert_close(module.eval()(x), plain(x))
+
+
 def test_sigmoid_after_normalisation_is_normalised() -> None:
     config = dataclasses.replace(SMALL, fusion_activation="sigmoid", fusion_norm="after")
     out = FeatureFusionModule(4, config).train()(images(8, 4, 6, 6), images(8, 4, 6, 6, seed=2))
@@ -289,11 +347,16 @@ def test_a_width_per_map_size() -> None:
         {"recursive": False},
         {"norm_per_call": False, "norm": "after", "head_norm": True},
         {"width": (2, 3, 4, 5)},
+        {"fusion": "per-channel"},
+        {"fusion": "excite", "drop_path": 0.1},
     ],
 )
 def test_a_gradient_reaches_every_parameter(changes: dict) -> None:
     torch.manual_seed(0)
     net = MultiScaleFusionNet(dataclasses.replace(SMALL, dropout=0.0, **changes))
+    for name, p in net.named_parameters():
+        if name.endswith("gate.3.weight"):  # starts at 0, where nothing reaches the layer below
+            nn.init.normal_(p)
     F.cross_entropy(net(images(16, 1, 48, 48)), torch.arange(16) % 7).backward()
     silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert not silent
@@ -350,11 +413,18 @@ def test_each_call_updates_its_own_statistics() -> None:
         ("resampling", "area"),
         ("hidden", 0),
         ("dropout", 1.0),
+        ("drop_path", 1.0),
+        ("drop_path", -0.1),
     ],
 )
 def test_contradictions_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"NetworkConfig: {field}="):
         NetworkConfig(**{field: value})
+
+
+def test_drop_path_needs_a_residual_to_pass_by() -> None:
+    with pytest.raises(ValueError, match=r"NetworkConfig: drop_path=0.1 needs residual=True"):
+        NetworkConfig(drop_path=0.1, residual=False)
 
 
 def test_config_is_frozen() -> None:

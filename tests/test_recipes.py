@@ -26,6 +26,7 @@ def test_paper_recipes_are_section_3_2() -> None:
             config.augment.contrast,
             config.augment.erase,
         ) == (0, 0, 0, 0)
+        assert (config.augment.mixes, config.network.drop_path, config.targets) == (False, 0, "labels")
         off = (config.label_smoothing, config.ema, config.clip, config.nesterov)
         assert off == (0, 0, 0, False)
         assert config.network.units == 3
@@ -99,6 +100,8 @@ def test_overrides_reach_every_level() -> None:
         ("nesterov=1", "expected bool"),
         ("schedule=cosine", "expected one of step, one-cycle"),
         ("network.width=wide", "does not fit"),
+        ("network.fusion=squeeze", "expected one of weighted, per-channel, excite, add, concatenate"),
+        ("targets=faces", "expected one of labels, votes"),
         ("network.width=1,2", "needs one width for each"),
         ("learning_rate=0", "must be above 0"),
         ("fold=10", "from 0 to 9"),

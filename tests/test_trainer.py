@@ -16,13 +16,15 @@ import pytest
 import torch
 from toy import toy_faces
 
+from fertools.augment import AugmentConfig, augment, mix
 from fertools.data import FaceSet
+from fertools.data.ferplus import VOTE_CLASSES
 from fertools.errors import DataError, Interrupted, TrainingError
 from fertools.network import MultiScaleFusionNet, NetworkConfig
 from fertools.recipes import TrainConfig
 from fertools.records import Record, load_predictions
-from fertools.trainer import UNSEEN, Trainer, divide, evaluate_run, train
-from fertools.weights import load_network, load_weights
+from fertools.trainer import UNSEEN, Trainer, differences, divide, evaluate_run, train
+from fertools.weights import load_network, load_weights, save_weights
 
 NETWORK = NetworkConfig(width=(4, 4), scales=(12, 24), units=1, hidden=16)
 CONFIG = TrainConfig(
@@ -38,6 +40,11 @@ CONFIG = TrainConfig(
     select="best",
 )
 PLAIN = TrainConfig(epochs=2, network=NETWORK, learning_rate=0.01)  # everything else off, as in the paper
+BEYOND = dataclasses.replace(
+    CONFIG,
+    network=dataclasses.replace(NETWORK, fusion="excite", drop_path=0.2),
+    augment=AugmentConfig(mixup=0.4, erase=0.2),
+)
 
 # A run in a process of its own, that can be killed. Arguments: folder, minutes between checkpoints.
 SCRIPT = f"""
@@ -143,6 +150,50 @@ def test_label_smoothing_average_and_clipping_do_what_they_say(faces: FaceSet, t
     for name, average in trainer.average.module.named_parameters():
         now = dict(trainer.net.named_parameters())[name]
         torch.testing.assert_close(average, 0.5 * once[name] + 0.5 * now.detach())
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.5}, {"cutmix": 1.0}])
+def test_mixed_images_are_learned_and_counted_in_their_shares(mixing: dict, faces: FaceSet, tmp_path: Path) -> None:
+    config = dataclasses.replace(PLAIN, augment=AugmentConfig(**mixing), label_smoothing=0.2)
+    trainer = Trainer(config, faces, tmp_path, device="cpu")
+    inputs: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
+    trainer.net.register_forward_pre_hook(lambda m, args: inputs.append(args[0]))
+    trainer.net.register_forward_hook(lambda m, args, out: logits.append(out.detach()))
+    trainer.step(torch.arange(16))
+    # The step's own generator, from which the augmentation draws first.
+    draw = torch.Generator().manual_seed(int(np.random.SeedSequence([0, 0]).generate_state(1)[0]))
+    alone = augment(torch.from_numpy(faces.images[:16]), config.augment, draw)
+    one_hot = torch.eye(7)[torch.from_numpy(faces.labels[:16])]
+    mixed, shares = mix(alone, one_hot, config.augment, draw)
+    torch.testing.assert_close(inputs[0][:, 0], (mixed - trainer.mean) / trainer.std)
+    smooth = 0.8 * shares + 0.2 / 7
+    loss = -(smooth * logits[0].log_softmax(1)).sum(1).mean()
+    assert trainer.progress.loss_sum == pytest.approx(16 * loss.item(), rel=1e-5)
+    assert ((shares > 0).sum(1) == 2).any()  # some pairs are of two classes
+    right = sum(float(share[k]) for share, k in zip(shares, logits[0].argmax(1), strict=True))
+    assert trainer.progress.correct == pytest.approx(right, rel=1e-5)
+
+
+def test_votes_as_targets(faces: FaceSet, tmp_path: Path) -> None:
+    """Three for happiness, one for sadness, six that count for no label of FER2013."""
+    votes = np.zeros((len(faces), len(VOTE_CLASSES)), dtype=np.int64)
+    for name, n in {"happiness": 3, "sadness": 1, "contempt": 2, "NF": 4}.items():
+        votes[:, VOTE_CLASSES.index(name)] = n
+    voted = dataclasses.replace(faces, votes=votes, vote_classes=VOTE_CLASSES)
+    config = dataclasses.replace(PLAIN, targets="votes")
+    trainer = Trainer(config, voted, tmp_path, device="cpu")
+    logits: list[torch.Tensor] = []
+    trainer.net.register_forward_hook(lambda m, args, out: logits.append(out.detach()))
+    trainer.step(torch.arange(16))
+    p = logits[0].log_softmax(1)
+    happy, sad = faces.classes.index("happy"), faces.classes.index("sad")
+    assert trainer.progress.loss_sum == pytest.approx(-(0.75 * p[:, happy] + 0.25 * p[:, sad]).sum().item(), rel=1e-5)
+    answers = logits[0].argmax(1)
+    right = 0.75 * (answers == happy).sum() + 0.25 * (answers == sad).sum()
+    assert trainer.progress.correct == pytest.approx(right.item())
+    with pytest.raises(DataError, match=r"toy has no votes; read it with fertools\.data\.load\('ferplus'\)"):
+        Trainer(config, faces, tmp_path, device="cpu")
 
 
 def test_it_learns_and_selects_on_public_test(undisturbed: Path) -> None:
@@ -266,6 +317,46 @@ def test_stopped_at_any_step_and_resumed_gives_the_same_weights(undisturbed: Pat
         assert {k: v for k, v in mine.items() if k not in drop} == pytest.approx(
             {k: v for k, v in theirs.items() if k not in drop}
         )
+
+
+def test_ideas_beyond_the_paper_resume_to_the_same_weights_too(faces: FaceSet, tmp_path: Path) -> None:
+    config = dataclasses.replace(BEYOND, epochs=2)
+    whole = quick(config, faces, tmp_path / "whole")
+    for _ in range(2 * 7 - 1):
+        with pytest.raises(Interrupted):
+            quick(config, faces, tmp_path / "parts", minutes=1e-9)  # one step at a time
+    parts = quick(config, faces, tmp_path / "parts")
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    for a, b in zip(whole.history, parts.history, strict=True):
+        assert a["train_accuracy"] == pytest.approx(b["train_accuracy"])
+
+
+def test_what_was_made_before_a_field_was_there_has_its_default(
+    undisturbed: Path, faces: FaceSet, tmp_path: Path
+) -> None:
+    """Records and checkpoints of older versions stay valid, and say where a newer setting is another."""
+
+    def older(identity: dict) -> dict:
+        config = json.loads(json.dumps(identity["config"]))
+        del config["targets"], config["network"]["drop_path"], config["augment"]["mixup"], config["augment"]["cutmix"]
+        return identity | {"config": config}
+
+    record = Record.load(undisturbed)
+    assert differences(record.identity, older(record.identity)) == []
+    assert differences(older(record.identity), record.identity) == []
+    now = record.identity | {"config": BEYOND.to_dict()}
+    assert "config.network.drop_path is 0.0 there and 0.2 here" in differences(now, older(record.identity))
+    assert differences(record.identity, older(record.identity) | {"seed": 3}) == ["seed is 3 there and 0 here"]
+    gone = record.identity | {"config": record.identity["config"] | {"wings": 2}}
+    assert "config.wings is 2 there and None here" in differences(record.identity, gone)
+
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        quick(CONFIG, faces, folder, minutes=1e-9)
+    tensors, about = load_weights(folder / "checkpoint.safetensors")
+    save_weights(folder / "checkpoint.safetensors", tensors, about | {"identity": older(about["identity"])})
+    assert quick(CONFIG, faces, folder).resumed == 1
+    assert weights(folder) == weights(undisturbed)
 
 
 def test_kill_9_in_mid_epoch_and_the_same_command_again(undisturbed: Path, tmp_path: Path) -> None:
@@ -392,7 +483,7 @@ train(DISTRIBUTED, toy_faces(), Path(sys.argv[1]), device="cpu", progress=False)
 """
 # Few and small steps: later ones multiply the differences in rounding.
 DISTRIBUTED = dataclasses.replace(
-    CONFIG, epochs=1, learning_rate=0.01, network=dataclasses.replace(NETWORK, head_norm=True)
+    BEYOND, epochs=1, learning_rate=0.01, network=dataclasses.replace(BEYOND.network, head_norm=True)
 )
 
 

@@ -105,6 +105,25 @@ def test_plurality_is_the_emotion_with_most_votes() -> None:
     assert [fer2013.CLASSES[i] if i >= 0 else "" for i in found] == [*wanted, ""]
 
 
+def test_shares_are_the_votes_for_fer2013s_labels_over_their_sum() -> None:
+    rng = np.random.default_rng(5)
+    votes = rng.multinomial(10, np.full(10, 0.1), 40)
+    votes[3] = [0, 0, 0, 0, 0, 0, 0, 5, 3, 2]  # contempt, unknown, no face: nothing is left
+    faces = FaceSet(
+        "x", np.zeros((40, 48, 48), np.uint8), np.arange(40) % 7, fer2013.CLASSES,
+        votes=votes, vote_classes=ferplus.VOTE_CLASSES,
+    )  # fmt: skip
+    found = ferplus.shares(faces)
+    assert found.dtype == np.float32
+    column = {"happy": "happiness", "sad": "sadness"}
+    for i, row in enumerate(votes):
+        counts = [row[ferplus.VOTE_CLASSES.index(column.get(name, name))] for name in fer2013.CLASSES]
+        wanted = np.eye(7)[faces.labels[3]] if i == 3 else np.array(counts) / sum(counts)
+        np.testing.assert_allclose(found[i], wanted, rtol=1e-6)
+    with pytest.raises(DataError, match="no votes"):
+        ferplus.shares(replace(faces, votes=None))
+
+
 def test_agreement_counts_images_votes_and_pairs_of_annotators(whole: FaceSet, tmp_path: Path) -> None:
     file = tmp_path / "fer2013new.csv"
     write_votes(file, whole)
