@@ -54,9 +54,10 @@ class TrainConfig:
     factor: float = 0.95
     warmup: float = 0.2
 
-    targets: Literal["labels", "votes"] = "labels"
-    # "votes": what ten annotators said of each image, as shares (Barsoum et al. 2016). Needs the data
-    # set ferplus. The epoch is chosen, and the result measured, on labels in any case.
+    targets: Literal["labels", "majority", "votes"] = "labels"
+    # What the network is trained towards: the set's labels; or what ten annotators said of each image
+    # (Barsoum et al. 2016), as the one class that most of them chose or as the shares of their votes.
+    # The latter two need the data set ferplus. The epoch is chosen, and the result measured, on labels.
     label_smoothing: float = 0.0
     ema: float = 0.0  # decay per step of the moving average of the weights that is then evaluated
     clip: float = 0.0  # largest norm of the gradient

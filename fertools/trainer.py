@@ -496,11 +496,14 @@ def evaluate_run(folder: Path, faces: FaceSet, names: Sequence[str], device: str
 
 def _targets(training: FaceSet, config: TrainConfig) -> Tensor:
     """What the network shall say of each image: labels, int64 (N,), or shares of the classes, float32 (N, classes)."""
-    if config.targets == "votes":
+    labels = torch.from_numpy(training.labels)
+    if config.targets != "labels":
         from fertools.data.ferplus import shares
 
-        return torch.from_numpy(shares(training))
-    labels = torch.from_numpy(training.labels)
+        votes = torch.from_numpy(shares(training))
+        if config.targets == "votes":
+            return votes
+        labels = votes.argmax(1)  # of equals the first
     return F.one_hot(labels, len(training.classes)).float() if config.augment.mixes else labels
 
 

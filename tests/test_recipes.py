@@ -101,7 +101,7 @@ def test_overrides_reach_every_level() -> None:
         ("schedule=cosine", "expected one of step, one-cycle"),
         ("network.width=wide", "does not fit"),
         ("network.fusion=squeeze", "expected one of weighted, per-channel, excite, add, concatenate"),
-        ("targets=faces", "expected one of labels, votes"),
+        ("targets=faces", "expected one of labels, majority, votes"),
         ("network.width=1,2", "needs one width for each"),
         ("learning_rate=0", "must be above 0"),
         ("fold=10", "from 0 to 9"),

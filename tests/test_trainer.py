@@ -192,6 +192,8 @@ def test_votes_as_targets(faces: FaceSet, tmp_path: Path) -> None:
     answers = logits[0].argmax(1)
     right = 0.75 * (answers == happy).sum() + 0.25 * (answers == sad).sum()
     assert trainer.progress.correct == pytest.approx(right.item())
+    most = Trainer(dataclasses.replace(config, targets="majority"), voted, tmp_path / "majority", device="cpu")
+    assert (most.labels == happy).all()
     with pytest.raises(DataError, match=r"toy has no votes; read it with fertools\.data\.load\('ferplus'\)"):
         Trainer(config, faces, tmp_path, device="cpu")
 

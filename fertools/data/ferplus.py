@@ -199,7 +199,9 @@ def answers(faces: FaceSet, probabilities: np.ndarray) -> pd.DataFrame:
         the number of ``images``; how often among them the network's answer is FER2013's label (``right``), how often
         it is the choice (``as_most``), how often FER2013's label is the choice (``label_as_most``), and how often all
         three are one (``all_same``); ``annotators``: all votes, ``for_answer`` and ``for_label``: those for the
-        network's answer and for FER2013's label; and ``confidence``, the sum of the top probabilities.
+        network's answer and for FER2013's label; ``confidence``, the sum of the top probabilities; and
+        ``cross_entropy``, the sum of -sum_k q_k log p_k over the images, in nats, with the :func:`shares` q of
+        the votes and the probabilities p.
 
     Raises:
         DataError: the set has no votes.
@@ -231,9 +233,11 @@ def answers(faces: FaceSet, probabilities: np.ndarray) -> pd.DataFrame:
             "for_answer": votes[rows, column[answer]],
             "for_label": votes[rows, column[faces.labels]],
             "confidence": top.astype(float),
+            "cross_entropy": -(shares(faces) * np.log(probabilities.clip(min=1e-12))).sum(1, dtype=float),
         }
     )
-    return images.groupby(["choice", "votes", "tenth"]).sum().round({"confidence": 4}).reset_index()
+    counts = images.groupby(["choice", "votes", "tenth"]).sum()
+    return counts.round({"confidence": 4, "cross_entropy": 4}).reset_index()
 
 
 def _choices(emotions: np.ndarray) -> np.ndarray:
