@@ -57,7 +57,7 @@ def make_run(
     seed = config.pop("seed", 0)
     Record(
         name=folder.name,
-        recipe="cpu",
+        recipe="paper-fer2013",
         overrides=[],
         identity={
             "config": TrainConfig(epochs=1).to_dict() | config,
@@ -355,8 +355,8 @@ def test_operations_are_those_counted_by_hand(tmp_path: Path) -> None:
 def test_the_papers_tables_hold_our_rows_in_order_with_their_protocol(tmp_path: Path) -> None:
     labels = rng.integers(0, 3, 1000)
     right = np.arange(1000) < 721
-    make_run(tmp_path / "single", labels, right)
-    make_run(tmp_path / "seeds" / "seed-1", labels, right, seed=1)
+    make_run(tmp_path / "single", labels, right, epochs=200)
+    make_run(tmp_path / "seeds" / "seed-1", labels, right, seed=1, epochs=3)
     make_run(tmp_path / "elsewhere", labels, right, data="synthetic")
     make_folds(tmp_path / "folds", [np.arange(100) < n for n in (93, 95, 97)], None)
     tables = paper_tables(tmp_path, PAPER)
@@ -369,6 +369,9 @@ def test_the_papers_tables_hold_our_rows_in_order_with_their_protocol(tmp_path: 
     mine = tables[tables["method"] == "single"].iloc[0]
     assert (mine["low"], mine["high"]) == pytest.approx([100 * end for end in wilson_interval(721, 1000)])
     assert mine["protocol"].startswith("PrivateTest, ")
+    cut = "; only 3 of the recipe's 200 epochs"
+    protocols = tables.set_index("method")["protocol"]
+    assert [cut in " ".join(protocols[[name]]) for name in ("single", "seeds/seed-1")] == [False, True]
     folds = tables[tables["method"] == "folds"].iloc[0]
     assert (folds["accuracy"], folds["mean"], folds["std"]) == pytest.approx((95, 95, 2))
     assert folds["protocol"] == "ckplus48, 4 folds by subject, last epoch; only 3 of the folds; interval by fold"
