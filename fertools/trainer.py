@@ -410,12 +410,11 @@ class Trainer:
         net.to(self.device).to(memory_format=torch.channels_last)
         classes = list(self.faces.classes)
         pixels = {"mean": self.mean, "std": self.std}
+        predictions = answers(net, self.parts.reported, **pixels, device=self.device)
         temperature = None
         if self.parts.validation is not None:
-            public = self.parts.validation
-            found = predict(net, public.images, mean=self.mean, std=self.std, device=self.device)
-            temperature = fit_temperature(found, public.labels)
-        predictions, metrics = measure(net, self.parts.reported, **pixels, device=self.device, temperature=temperature)
+            temperature = fit_temperature(predictions["PublicTest/one"], predictions["PublicTest/labels"])
+        metrics = measure(predictions, self.parts.reported, temperature)
         epoch = self.selected_epoch()
         best = self.config.select == "best"
         record = Record(
@@ -448,32 +447,34 @@ class Trainer:
         return record
 
 
+def answers(
+    net: nn.Module, parts: Mapping[str, FaceSet], mean: float, std: float, device: torch.device | str
+) -> dict[str, np.ndarray]:
+    """A network's log-probabilities by ``"part/view"``, and the labels by ``"part/labels"``."""
+    found: dict[str, np.ndarray] = {}
+    for name, part in parts.items():
+        for views in get_args(Views):
+            found[f"{name}/{views}"] = predict(net, part.images, mean=mean, std=std, device=device, views=views)
+        found[f"{name}/labels"] = part.labels
+    return found
+
+
 def measure(
-    net: nn.Module,
-    parts: Mapping[str, FaceSet],
-    mean: float,
-    std: float,
-    device: torch.device | str,
-    temperature: float | None = None,
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
-    """Log-probabilities (by ``"part/view"``) and metrics (part -> view -> plain dictionary) of a network.
+    predictions: Mapping[str, np.ndarray], parts: Mapping[str, FaceSet], temperature: float | None = None
+) -> dict[str, dict[str, Any]]:
+    """Metrics (part -> view -> plain dictionary) of what :func:`answers` gave.
 
     With a temperature, the view ``"calibrated"`` is the one view divided by it.
     """
-    predictions: dict[str, np.ndarray] = {}
     metrics: dict[str, dict[str, Any]] = {}
     for name, part in parts.items():
-        found = {
-            views: predict(net, part.images, mean=mean, std=std, device=device, views=views)
-            for views in get_args(Views)
-        }
-        predictions |= {f"{name}/{views}": p for views, p in found.items()} | {f"{name}/labels": part.labels}
+        found = {views: predictions[f"{name}/{views}"] for views in get_args(Views)}
         if temperature is not None:
             found["calibrated"] = apply_temperature(found["one"], temperature)
         metrics[name] = {
             views: dataclasses.asdict(evaluate(np.exp(p), part.labels, part.classes)) for views, p in found.items()
         }
-    return predictions, metrics
+    return metrics
 
 
 def evaluate_run(folder: Path, faces: FaceSet, names: Sequence[str], device: str | None = None) -> dict[str, Any]:
@@ -491,7 +492,7 @@ def evaluate_run(folder: Path, faces: FaceSet, names: Sequence[str], device: str
     config = TrainConfig.from_dict(record.identity["config"])
     parts = divide(faces, config, record.identity["seed"]).reported
     chosen = {name: parts[name] for name in names}
-    return measure(net, chosen, **about["pixels"], device=place, temperature=record.temperature)[1]
+    return measure(answers(net, chosen, **about["pixels"], device=place), chosen, record.temperature)
 
 
 def _targets(training: FaceSet, config: TrainConfig) -> Tensor:
