@@ -19,6 +19,7 @@ from fertools.compare import (
     class_text,
     cluster_interval,
     compare_runs,
+    folds_table,
     mcnemar,
     operations,
     paired_bootstrap,
@@ -383,6 +384,19 @@ def test_the_papers_tables_hold_our_rows_in_order_with_their_protocol(tmp_path: 
     text = tables_text(tables)
     assert "* folds " in text
     assert "For 13 of the 14" in text
+
+
+def test_the_readmes_table_has_the_sweeps_that_have_all_folds(tmp_path: Path) -> None:
+    right = [np.arange(100) < n for n in (93, 95, 97, 99)]
+    make_folds(tmp_path / "all", right, [np.arange(100)] * 4)
+    make_folds(tmp_path / "most", right[:3], [np.arange(100)] * 3)
+    *_, row = lines = folds_table(tmp_path).splitlines()
+    assert len(lines) == 3  # with the two of the heading
+    name, parameters, by, start, accuracy, folds = (cell.strip() for cell in row.strip("|").split("|"))
+    assert (name, parameters, by, start) == ("`all`", "106", "subject", "random weights")
+    assert accuracy.startswith("96.00 (")
+    mean, std = map(float, folds.split(", "))
+    assert (mean, std) == pytest.approx((96, np.std([93, 95, 97, 99], ddof=1)), abs=0.01)
 
 
 def test_the_tables_stand_alone_without_a_run(tmp_path: Path) -> None:
