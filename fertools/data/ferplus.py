@@ -101,7 +101,7 @@ def with_votes(faces: FaceSet, path: Path | str = "data/ferplus/fer2013new.csv")
             f"{path} says that image {row + 1:,} is of {usage[row]}, {faces.source} that it is of "
             f"{faces.split[row]}: these are not the same rows. Fetch the published files again."
         )
-    return replace(faces, votes=votes, vote_classes=VOTE_CLASSES)
+    return replace(faces, name="ferplus", votes=votes, vote_classes=VOTE_CLASSES)
 
 
 def plurality(votes: np.ndarray) -> np.ndarray:

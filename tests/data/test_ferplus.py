@@ -45,7 +45,7 @@ def test_votes_are_joined_row_by_row(tmp_path: Path, whole: FaceSet) -> None:
     assert joined.votes is not None
     assert np.array_equal(joined.votes, written)
     assert ",".join(joined.vote_classes) == HEADER.removeprefix("Usage,Image name,")
-    assert joined.fingerprint == whole.fingerprint
+    assert (joined.name, joined.fingerprint) == ("ferplus", whole.fingerprint)
     assert np.array_equal(joined.labels, whole.labels)
 
 
