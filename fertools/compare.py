@@ -659,7 +659,7 @@ def class_text(run: str | Path, view: str = "one", runs: Path = RUNS) -> str:
     """What :func:`per_class` gives for a run or a sweep, to be printed."""
     tested = _tested(run, view, runs)
     classes, data = tested.record.classes, tested.record.data["name"]
-    dataset = {"fer2013": "FER2013", "ckplus": "CK+", "ckplus48": "CK+"}.get(data, data)
+    dataset = {"fer2013": "FER2013", "ferplus": "FER2013", "ckplus": "CK+", "ckplus48": "CK+"}.get(data, data)
     groups, by, intervals = tested.groups, "image", None
     if groups is not None:
         by, intervals = tested.grouped_by, recall_intervals(tested.labels, tested.predicted, groups, len(classes))

@@ -428,6 +428,8 @@ def test_recall_of_a_run_or_of_a_sweep_is_printed(tmp_path: Path, monkeypatch: p
     text = class_text("single", runs=tmp_path)
     assert "90.00" in text
     assert "paper: 87.00, ours +3.00" in text
+    make_run(tmp_path / "voted", np.arange(30) % 3, np.arange(30) >= 3, data="ferplus")  # FER2013's labels too
+    assert class_text("voted", runs=tmp_path) == text.replace("single", "voted")
     assert "intervals, by image" in text
     make_folds(tmp_path / "folds", [np.ones(30, bool)] * 4, None)
     assert "paper: almost 100%" in class_text("folds", runs=tmp_path)
