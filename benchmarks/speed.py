@@ -4,7 +4,7 @@
 
 "plain" is what a first version of such a script does: fp32, the memory layout PyTorch starts with,
 an eager loop, and a DataLoader that pads, crops, flips and normalises image by image. "fertools" is
-:class:`fertools.trainer.Trainer` itself. Both train the same network on the same number of made-up
+:class:`fertools.training.trainer.Trainer` itself. Both train the same network on the same number of made-up
 images with the same batch. Each measurement runs in a process of its own, one after the other, so
 that peak memory is its own and the ratio is of one machine at one time.
 """
@@ -52,8 +52,8 @@ def measure(way: str, width: int, batch: int, seconds: float) -> dict[str, float
 def ours(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
     import torch
 
-    from fertools.evaluate import predict
-    from fertools.trainer import Trainer
+    from fertools.evaluation.prediction import predict_log_proba
+    from fertools.training.trainer import Trainer
 
     trainer = Trainer(config, faces, Path("unused"), device=device)
     test = torch.from_numpy(faces.images[:TEST_BATCH])
@@ -63,7 +63,7 @@ def ours(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
         trainer.step(torch.randint(len(trainer.labels), (config.batch_size,), device=device))
 
     def infer() -> None:
-        predict(trainer.net, test, mean=trainer.mean, std=trainer.std, device=device)
+        predict_log_proba(trainer.net, test, mean=trainer.mean, std=trainer.std, device=device)
 
     return train, infer
 

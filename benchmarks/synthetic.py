@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from fertools.data import FaceSet, fer2013, load, synthetic
-from fertools.evaluate import evaluate, predict
-from fertools.files import whole_file
-from fertools.records import Record, percent, run_folder
-from fertools.weights import load_network
+from fertools.evaluation.metrics import evaluate
+from fertools.evaluation.prediction import predict_log_proba
+from fertools.files import atomic_write
+from fertools.records import Record, percent, find_run
+from fertools.models.weights import load_network
 
 REAL = "cpu-fer2013"  # the run that has only seen real faces
 TRAINED = "synthetic"  # the run of the paper's network at width 16
@@ -38,9 +39,9 @@ def read_by_real(faces: FaceSet) -> dict[str, object]:
     ``even`` is after its probabilities are divided by FER2013's class shares (Saerens et al. 2002): every
     label is as frequent here, and it has seen 436 faces of disgust and 7,215 of happiness.
     """
-    net, _ = load_network(run_folder(REAL) / "model.safetensors")
+    net, _ = load_network(find_run(REAL) / "model.safetensors")
     chosen = faces.select(faces.labels < len(fer2013.CLASSES))
-    outputs = predict(net, chosen.images, **Record.load(REAL).pixels, progress=True)
+    outputs = predict_log_proba(net, chosen.images, **Record.load(REAL).pixels, progress=True)
     seen = json.loads(FER2013.read_text())["counts"]["Training"]
     even = np.exp(outputs) / np.array([seen[name] for name in fer2013.CLASSES])
     found = {"plain": np.exp(outputs), "even": even / even.sum(1, keepdims=True)}
@@ -88,7 +89,7 @@ def tables(checks: dict) -> str:
     lines.append(f"| chance | {100 / len(synthetic.CLASSES):.1f} |")
     for words, found in (
         ("a linear classifier on pixels", linear),
-        (f"the paper's network at width 16, run `{TRAINED}`", Record.load(TRAINED).metrics["PrivateTest"]["one"]),
+        (f"the paper's network at width 16, run `{TRAINED}`", Record.load(TRAINED).metrics["PrivateTest"]["single-crop"]),
     ):
         lines.append(f"| {words} | {percent(found['accuracy'], found['accuracy_interval'], 1)} |")
     detected = checks["detected"]
@@ -111,11 +112,11 @@ def measure() -> dict:
 
 def main() -> None:
     checks = measure()
-    with whole_file(synthetic.FOLDER / "checks.json") as part:
+    with atomic_write(synthetic.FOLDER / "checks.json") as part:
         part.write_text(json.dumps(checks, indent=1) + "\n")
     card = synthetic.FOLDER / "README.md"
     before, _, rest = card.read_text().partition(MARKS[0])
-    with whole_file(card) as part:
+    with atomic_write(card) as part:
         part.write_text(f"{before}{MARKS[0]}\n{tables(checks)}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
 
 

@@ -1,24 +1,47 @@
 """Facial expression recognition with the multi-scale feature fusion network of Wang et al.
 
-``network`` reads beside the paper; ``data`` reads the sets; ``recipes``, ``augment`` and ``trainer``
-train; ``evaluate`` measures, ``records`` keeps, ``plots`` draws; ``predict`` labels the faces in a picture
-or a film; ``cli`` is the command ``fertools``.
+The listing of this folder is the story of the library:
+
+- ``network``: the paper's network, one class for each of its figures; ``models``: what it is compared with.
+- ``recipes``: the settings of a training and the named recipes; ``config`` checks them.
+- ``data``: data sets, faces, splits, and the audit; ``render`` draws the synthetic faces.
+- ``training``: trainer, augmentation, checkpoints, sweeps; ``records``: what a finished run leaves.
+- ``evaluation``: metrics, calibration, statistics, tables, plots.
+- ``inference``: from a photograph to a label, explanations, export.
+- ``cli``: the command ``fertools``.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fertools.data import load
+    from fertools.inference.predictor import Predictor
     from fertools.network import MultiScaleFusionNet, NetworkConfig
+    from fertools.training.trainer import train
 
-__all__ = ["MultiScaleFusionNet", "NetworkConfig"]
+__version__ = "0.2.0"
+__all__ = ["MultiScaleFusionNet", "NetworkConfig", "Predictor", "__version__", "load", "train"]
+
+IMAGE_SIZE = 48  # pixels; section 3.2: "The resolution of 48x48 is selected as the final image input"
+
+_HOME = {
+    "MultiScaleFusionNet": "network",
+    "NetworkConfig": "network",
+    "Predictor": "inference.predictor",
+    "load": "data",
+    "train": "training.trainer",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """The network's names, on first use: reading a data set does not have to import PyTorch."""
-    if name in __all__:
-        from fertools import network
-
-        return getattr(network, name)
+    """A public name, on first use: reading a data set does not have to import PyTorch."""
+    if name in _HOME:
+        return getattr(import_module(f"fertools.{_HOME[name]}"), name)
     raise AttributeError(f"module 'fertools' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

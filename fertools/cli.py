@@ -17,7 +17,6 @@ from typing import Annotated
 import typer
 
 from fertools.errors import FertoolsError, RunError
-from fertools.records import Record, run_folder
 
 app = typer.Typer(
     add_completion=False,
@@ -49,13 +48,13 @@ def audit(
     from fertools.data import load
     from fertools.data.audit import audit as find
     from fertools.data.audit import summary
-    from fertools.files import whole_file
+    from fertools.files import atomic_write
 
     faces = load(name, root)
     found = find(faces)
     typer.echo(str(found))
     if out is not None:
-        with whole_file(out) as part:
+        with atomic_write(out) as part:
             part.write_text(json.dumps(summary(faces, found), indent=1) + "\n")
 
 
@@ -82,10 +81,10 @@ def train(
     Under torchrun, several processes share each batch, with the result of one:
     torchrun --nproc-per-node 2 -m fertools train ...
     """
-    from fertools import distributed
     from fertools.data import load
     from fertools.recipes import recipe as named
-    from fertools.trainer import train as run
+    from fertools.training import distributed
+    from fertools.training.trainer import train as run
 
     overrides = set or []
     try:
@@ -117,7 +116,8 @@ def evaluate(
 ) -> None:
     """Run a finished network on its data again and hold the result against its record."""
     from fertools.data import load
-    from fertools.trainer import evaluate_run
+    from fertools.evaluation.runs import evaluate_run
+    from fertools.records import Record
 
     record = Record.load(run)
     if split and split not in record.metrics:
@@ -170,7 +170,7 @@ def predict(
 
     from tqdm import tqdm
 
-    from fertools.predict import COLUMNS, Predictor, describe, pictures_in, rows, save_annotated
+    from fertools.inference.predictor import COLUMNS, Predictor, describe, pictures_in, rows, save_annotated
 
     predictor = Predictor.from_pretrained(run, threshold=threshold)
     pictures: list[Path] = []
@@ -226,7 +226,7 @@ def sweep(
 ) -> None:
     """Make all runs of a sweep that have no record yet. The same command continues a stopped sweep."""
     from fertools.data import load
-    from fertools.sweep import OnRay, Sweep, run_sweep
+    from fertools.training.sweeps import OnRay, Sweep, run_sweep
 
     if not ray and (address or gpus_per_run is not None):
         raise typer.BadParameter("--address and --gpus-per-run say how to run on Ray: give --ray too")
@@ -255,7 +255,7 @@ def compare(
     """Without a run: the paper's tables with our rows. With one: its recall of each class beside
     the paper's. With two: whether the one is better than the other on the same images.
     """
-    from fertools import compare as the
+    from fertools.evaluation import comparisons as the
 
     if view not in ("one", "flip", "ten-crop"):
         raise typer.BadParameter(f"view must be one, flip or ten-crop, not {view!r}")
@@ -283,7 +283,7 @@ def export(
 ) -> None:
     """Write a trained network as ONNX, for onnxruntime, and hold it against PyTorch first."""
     from fertools.data import load
-    from fertools.export import export_onnx
+    from fertools.inference.export import export_onnx
 
     if fp16 and int8:
         raise typer.BadParameter("choose one of --fp16 and --int8")

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; it takes the place of ``path`` only when everything went well.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A path to write to; it replaces ``path`` only when everything went well.
 
-    A process killed or a disk filled in the middle leaves the old file as it was. Several
+    A process that is killed or a disk that fills up halfway leaves the old file as it was. Several
     processes may write the same file: the last one to finish wins.
     """
     part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
@@ -26,7 +26,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def file_fingerprint(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """``"sha256:..."`` over a file's bytes."""
     with open(path, "rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -4,7 +4,7 @@ A run is a folder, ``data/runs/NAME/``:
 
 - ``record.json``: recipe, every setting, seed, code, machine, library versions, data
   fingerprints, history per epoch, the epoch selected and by what, metrics. Written once.
-- ``predictions.npz``: log-probabilities of every evaluated split, by view.
+- ``predictions.npz``: log-probabilities of every evaluated split, by TTA.
 - ``model.safetensors``: the selected weights, with their configuration in the file's header.
 - ``checkpoint.safetensors``: resumable state, only while the run is unfinished.
 """
@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,8 @@ from typing import Any
 import numpy as np
 
 from fertools.errors import RunError
-from fertools.files import whole_file
-
-RUNS = Path("data/runs")
+from fertools.files import atomic_write
+from fertools.paths import find_run, run_folders
 
 
 @dataclass(frozen=True)
@@ -38,49 +38,49 @@ class Record:
     identity: dict[str, Any]  # every setting in force, seed, fingerprints of data and first weights
     data: dict[str, Any]  # the set's name, and images per part
     classes: list[str]
-    pixels: dict[str, float]  # mean and standard deviation of the training images, in gray levels
+    normalization: dict[str, float]  # mean and std of the training images, in gray levels
     parameters: int
     history: list[dict[str, Any]]  # per epoch: loss, accuracies, learning rate, seconds
     selected: dict[str, Any]  # {"epoch": 38, "by": "accuracy on PublicTest"}
-    metrics: dict[str, dict[str, Any]]  # split -> view -> evaluate.Metrics as a dictionary
-    temperature: float | None  # fitted on PublicTest; the view "calibrated" is divided by it
+    metrics: dict[str, dict[str, Any]]  # test set -> TTA -> evaluation.metrics.Metrics as a dictionary
+    temperature: float | None  # fitted on PublicTest; "calibrated" is the single crop divided by it
+    threshold: float | None  # the confidence below which to abstain, chosen on PublicTest
     environment: dict[str, Any]  # code version, machine, libraries, precision
     seconds: float  # spent training, over all interruptions
     resumed: int  # how often the run was picked up from a checkpoint
     notes: list[str] = field(default_factory=list)  # what a reader must know, e.g. "stopped early"
 
     @classmethod
-    def load(cls, run: str | Path, runs: Path = RUNS) -> Record:
-        """Reads the record of a run, by its name under ``runs`` or by its folder.
+    def load(cls, run: str | Path, runs: str | Path | None = None) -> Record:
+        """Reads the record of a run, by its name (see :mod:`fertools.paths`) or by its folder.
 
         Raises:
             RunError: no such run, or one that has not finished.
         """
-        folder = run_folder(run, runs)
+        folder = find_run(run, runs)
         path = folder / "record.json"
         if not path.exists():
             if (folder / "checkpoint.safetensors").exists():
                 raise RunError(f"{folder} has not finished: start the same training again to continue it")
-            known = sorted(p.parent.name for p in runs.glob("*/record.json"))
-            raise RunError(f"there is no run at {folder}; finished runs are: {', '.join(known) or 'none'}")
+            raise RunError(f"{folder} has no record.json: it is not a finished run")
         return cls(**json.loads(path.read_text()))
 
     def summary(self, metrics: dict[str, dict[str, Any]] | None = None) -> str:
         """A table of accuracies with their 95 % intervals; of other ``metrics`` than the record's if given."""
         chosen = f"epoch {self.selected['epoch']} of {len(self.history)}, chosen by {self.selected['by']}"
         lines = [f"{self.name}: {self.recipe} on {self.data['name']}, {self.parameters:,} parameters, {chosen}"]
-        for part, views in (metrics or self.metrics).items():
-            for view, found in views.items():
+        for test, by_tta in (metrics or self.metrics).items():
+            for tta, found in by_tta.items():
                 low, high = found["accuracy_interval"]
                 lines.append(
-                    f"  {part:<20} {view:<9} {found['accuracy']:7.2%}  [{low:.2%}, {high:.2%}]  "
+                    f"  {test:<26} {tta:<11} {found['accuracy']:7.2%}  [{low:.2%}, {high:.2%}]  "
                     f"balanced {found['balanced_accuracy']:.2%}  {found['n']:,} images"
                 )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def save(self, folder: Path) -> None:
         """Writes ``record.json`` whole or not at all."""
-        with whole_file(folder / "record.json") as part:
+        with atomic_write(folder / "record.json") as part:
             part.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
 
 
@@ -90,41 +90,46 @@ def percent(share: float, interval: Sequence[float], digits: int = 2) -> str:
     return f"{value} ({low} to {high})"
 
 
-def results_table(runs: Path = RUNS) -> str:
+def finished(runs: str | Path | None = None) -> list[Record]:
+    """The records of all finished runs that stand alone, by name; not those of sweeps."""
+    paths = {
+        path.parent.name: path.parent for folder in reversed(run_folders(runs)) for path in folder.glob("*/record.json")
+    }
+    return [Record.load(path) for _, path in sorted(paths.items())]
+
+
+def results_table(runs: str | Path | None = None) -> str:
     """The README's table: what every recorded FER2013 run reached on PrivateTest, in Markdown."""
 
-    def cell(part: str, view: str) -> str:
-        found = record.metrics[part][view]
+    def cell(test: str, tta: str) -> str:
+        found = record.metrics[test][tta]
         return percent(found["accuracy"], found["accuracy_interval"])
 
     lines = [
-        "| run | parameters | seed | epoch | one view, % | ten crops, % | one view, unseen images, % |",
+        "| run | parameters | seed | epoch | single crop, % | ten-crop, % | single crop, deduplicated, % |",
         "|---|---|---|---|---|---|---|",
     ]
-    for path in sorted(runs.glob("*/record.json")):
-        record = Record.load(path.parent)
+    for record in finished(runs):
         if record.data["name"] == "fer2013" and "PrivateTest" in record.metrics:
-            cells = [cell("PrivateTest", "one"), cell("PrivateTest", "ten-crop"), cell("PrivateTest, unseen", "one")]
+            cells = [
+                cell("PrivateTest", "single-crop"),
+                cell("PrivateTest", "ten-crop"),
+                cell("PrivateTest, deduplicated", "single-crop"),
+            ]
             epoch = f"{record.selected['epoch']} of {len(record.history)}"
             facts = [f"`{record.name}`", f"{record.parameters:,}", str(record.identity["seed"]), epoch, *cells]
             lines.append(f"| {' | '.join(facts)} |")
     return "\n".join(lines)
 
 
-def run_folder(run: str | Path, runs: Path = RUNS) -> Path:
-    """The folder of a run that is named, or that is a path itself."""
-    path = Path(run)
-    return path if path.is_dir() or len(path.parts) > 1 else runs / path
-
-
 def save_predictions(folder: Path, predictions: dict[str, np.ndarray]) -> None:
     """Writes ``predictions.npz``, whole or not at all; see :func:`load_predictions`."""
-    with whole_file(folder / "predictions.npz") as part:
+    with atomic_write(folder / "predictions.npz") as part:
         np.savez_compressed(part, **predictions)  # type: ignore[arg-type]
 
 
 def load_predictions(folder: Path) -> dict[str, np.ndarray]:
-    """Log-probabilities (N, classes) by ``"split/view"``, and labels by ``"split/labels"``."""
+    """Log-probabilities (N, classes) by ``"test set/TTA"``, and labels by ``"test set/labels"``."""
     with np.load(folder / "predictions.npz", allow_pickle=False) as archive:
         return dict(archive)
 
@@ -167,3 +172,36 @@ def _cpu_name() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or "unknown"
+
+
+def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Where two identities differ, each as ``"config.epochs is 40 there and 60 here"``.
+
+    A field that the configuration did not have when an identity was written has its default there.
+    """
+    mine, theirs = _flat(_completed(mine)), _flat(_completed(theirs))
+    return [
+        f"{name} is {theirs.get(name)!r} there and {mine.get(name)!r} here"
+        for name in (*mine, *(theirs.keys() - mine.keys()))
+        if mine.get(name) != theirs.get(name)
+    ]
+
+
+def _completed(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity with every field that a configuration has today."""
+    from fertools.recipes import TrainConfig
+
+    with suppress(KeyError, ValueError):  # a field that is gone, which is then a difference
+        return identity | {"config": TrainConfig.from_dict(identity["config"]).to_dict()}
+    return identity
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; lists and tuples as lists."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat

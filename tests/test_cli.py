@@ -15,7 +15,7 @@ from toy import toy_faces
 from fertools.cli import main
 from fertools.data import SPLITS, ckplus, synthetic
 from fertools.records import Record
-from fertools.weights import load_weights, save_weights
+from fertools.models.weights import load_weights, save_weights
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -84,7 +84,7 @@ def test_train_evaluate_and_train_again(fertools: Command, home: Path) -> None:
 
     code, out, err = fertools("evaluate", "try", "--split", "fold")
     assert code == 0, err
-    assert f"{record.metrics['fold']['one']['accuracy']:.2%}" in out
+    assert f"{record.metrics['fold']['single-crop']['accuracy']:.2%}" in out
     code, _, err = fertools("evaluate", "try", "--split", "PrivateTest")
     assert code == 2
     assert "recorded fold" in err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fertools.files import file_fingerprint, whole_file
+from fertools.files import file_digest, atomic_write
 
 
 def test_whole_file_keeps_the_old_one_when_writing_fails(tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_whole_file_keeps_the_old_one_when_writing_fails(tmp_path: Path) -> None
     path.write_text("old")
 
     def write_half() -> None:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text("ne")
             raise OSError(28, "No space left on device")
 
@@ -23,7 +23,7 @@ def test_whole_file_keeps_the_old_one_when_writing_fails(tmp_path: Path) -> None
         write_half()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text("new")
     assert path.read_text() == "new"
 
@@ -34,7 +34,7 @@ def test_a_full_disk_for_real(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_text("old")
     script = (
         "import resource, signal, sys, pathlib, torch\n"
-        "from fertools.weights import save_weights\n"
+        "from fertools.models.weights import save_weights\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
         "try:\n"
@@ -51,4 +51,4 @@ def test_a_full_disk_for_real(tmp_path: Path) -> None:
 
 def test_fingerprint_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"weights")
-    assert file_fingerprint(tmp_path / "x") == "sha256:" + hashlib.sha256(b"weights").hexdigest()
+    assert file_digest(tmp_path / "x") == "sha256:" + hashlib.sha256(b"weights").hexdigest()

@@ -65,7 +65,7 @@ def bfeu(m: np.ndarray, unit: BasicFeatureExtractionUnit, order: str = "before",
             x = normalise(x, unit.norm.calls[call], first)
         q.append(x)
         first += len(x)
-    return conv(np.concatenate(q), unit.join)
+    return conv(np.concatenate(q), unit.proj)
 
 
 def fem(f: np.ndarray, module: FeatureExtractionModule, call: int = 0) -> np.ndarray:
@@ -81,7 +81,7 @@ def fem(f: np.ndarray, module: FeatureExtractionModule, call: int = 0) -> np.nda
 def ffm(f1: np.ndarray, f2: np.ndarray, module: FeatureFusionModule, sigmoid: bool) -> np.ndarray:
     """Equation 5."""
     w1, w2, w3 = module.w.detach().numpy().astype(np.float64)
-    out = w1 * f1 + w2 * f2 + w3 * conv(np.concatenate([f1, f2]), module.join)
+    out = w1 * f1 + w2 * f2 + w3 * conv(np.concatenate([f1, f2]), module.proj)
     return 1 / (1 + np.exp(-out)) if sigmoid else out
 
 
@@ -142,7 +142,7 @@ def test_weights_per_channel_are_equation_5_for_each_channel() -> None:
     assert w1.shape == (4, 1, 1)
     f1, f2 = images(2, 4, 6, 6), images(2, 4, 6, 6, seed=2)
     for a, b, found in zip(f1.numpy(), f2.numpy(), module(f1, f2).detach(), strict=True):
-        wanted = w1 * a + w2 * b + w3 * conv(np.concatenate([a, b]), module.join)
+        wanted = w1 * a + w2 * b + w3 * conv(np.concatenate([a, b]), module.proj)
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -159,7 +159,7 @@ def test_excited_weights_are_the_formula_of_the_docstring(width: int) -> None:
         inner = conv(both.mean((1, 2), keepdims=True), u)
         inner = inner / (1 + np.exp(-inner))
         gates = 2 / (1 + np.exp(-conv(inner, v)))  # (3C, 1, 1)
-        terms = np.stack([a, b, conv(both, module.join)])
+        terms = np.stack([a, b, conv(both, module.proj)])
         w = module.w.detach().numpy()[:, None, None, None] * gates.reshape(3, width, 1, 1)
         np.testing.assert_allclose(found, (w * terms).sum(0), rtol=1e-4, atol=1e-4)
 
@@ -168,7 +168,7 @@ def test_excited_weights_are_the_formula_of_the_docstring(width: int) -> None:
 def test_fusions_beyond_the_paper_start_as_equation_5(fusion: str) -> None:
     plain = FeatureFusionModule(8, NetworkConfig(width=8))
     module = FeatureFusionModule(8, NetworkConfig(width=8, fusion=fusion))
-    module.join.load_state_dict(plain.join.state_dict())
+    module.proj.load_state_dict(plain.join.state_dict())
     f1, f2 = images(3, 8, 6, 6), images(3, 8, 6, 6, seed=2)
     torch.testing.assert_close(module(f1, f2), plain(f1, f2))
     with torch.autocast("cpu", torch.bfloat16):

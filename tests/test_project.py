@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from fertools.compare import folds_table
+from fertools.evaluation.comparisons import folds_table
 from fertools.records import results_table
 
 ROOT = Path(__file__).parents[1]

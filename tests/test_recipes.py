@@ -27,7 +27,7 @@ def test_paper_recipes_are_section_3_2() -> None:
             config.augment.erase,
         ) == (0, 0, 0, 0)
         assert (config.augment.mixes, config.network.drop_path, config.targets) == (False, 0, "labels")
-        off = (config.label_smoothing, config.ema, config.clip, config.nesterov)
+        off = (config.label_smoothing, config.ema_decay, config.max_grad_norm, config.nesterov)
         assert off == (0, 0, 0, False)
         assert config.network.units == 3
     assert (fer.epochs, ck.epochs, ck.folds, ck.protocol) == (200, 60, 10, "image")
@@ -47,7 +47,7 @@ def test_paper_recipes_are_section_3_2() -> None:
 
 
 def test_step_schedule_is_pytorchs_multi_step() -> None:
-    config = TrainConfig(epochs=30, hold=10, every=4, factor=0.5, learning_rate=0.1)
+    config = TrainConfig(epochs=30, hold=10, step_size=4, gamma=0.5, learning_rate=0.1)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     peer = torch.optim.lr_scheduler.MultiStepLR(optimizer, range(10, 30, 4), 0.5)
     for epoch in range(30):
@@ -58,7 +58,7 @@ def test_step_schedule_is_pytorchs_multi_step() -> None:
 
 
 def test_one_cycle_rises_and_falls_per_step() -> None:
-    config = TrainConfig(epochs=10, schedule="one-cycle", warmup=0.2, learning_rate=0.05)
+    config = TrainConfig(epochs=10, schedule="cosine", warmup=0.2, learning_rate=0.05)
     rates = [config.learning_rate_at(step, 100) for step in range(1000)]
     assert rates[0] < 0.001
     assert max(rates) == rates[200] == 0.05
@@ -98,7 +98,7 @@ def test_overrides_reach_every_level() -> None:
         ("epochs=many", "epochs='many' does not fit; expected int"),
         ("epochs=1.5", "expected int"),
         ("nesterov=1", "expected bool"),
-        ("schedule=cosine", "expected one of step, one-cycle"),
+        ("schedule=cosine", "expected one of step, cosine"),
         ("network.width=wide", "does not fit"),
         ("network.fusion=squeeze", "expected one of weighted, per-channel, excite, add, concatenate"),
         ("targets=faces", "expected one of labels, majority, votes"),

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from fertools.errors import RunError
-from fertools.evaluate import evaluate
+from fertools.evaluation.metrics import evaluate
 from fertools.records import (
     Record,
     environment,
     load_predictions,
     results_table,
-    run_folder,
+    find_run,
     save_predictions,
 )
 
@@ -50,8 +50,8 @@ def test_a_record_comes_back_by_name_or_by_folder(tmp_path: Path) -> None:
     assert Record.load("a-run", runs=tmp_path) == record
     assert Record.load(folder) == record
     assert [p.name for p in folder.iterdir()] == ["record.json"]
-    assert run_folder("a-run", tmp_path) == folder
-    assert run_folder("else/where", tmp_path) == Path("else/where")
+    assert find_run("a-run", tmp_path) == folder
+    assert find_run("else/where", tmp_path) == Path("else/where")
 
 
 def test_a_record_is_plain_json_without_nan(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_summary_says_what_was_measured_and_what_must_be_known() -> None:
 def test_the_table_has_a_row_for_each_run_on_fer2013(tmp_path: Path) -> None:
     one = dataclasses.asdict(evaluate(np.full((4, 2), 0.5), np.array([0, 1, 0, 0]), ("happy", "sad")))
     every = {"one": one, "ten-crop": one}
-    splits, fold = ("PrivateTest", "PrivateTest, unseen"), ("fold",)
+    splits, fold = ("PrivateTest", "PrivateTest, deduplicated"), ("fold",)
     for name, data, parts in [("b", "fer2013", splits), ("a", "fer2013", fold), ("c", "synthetic", splits)]:
         (tmp_path / name).mkdir()
         record = a_record(name=name, data={"name": data}, metrics={part: every for part in parts})
@@ -96,7 +96,7 @@ def test_a_missing_run_lists_the_finished_ones(tmp_path: Path) -> None:
 
 
 def test_predictions_come_back(tmp_path: Path) -> None:
-    made = {"PrivateTest/one": np.log(np.full((3, 2), 0.5, np.float32)), "PrivateTest/labels": np.array([0, 1, 1])}
+    made = {"PrivateTest/single-crop": np.log(np.full((3, 2), 0.5, np.float32)), "PrivateTest/labels": np.array([0, 1, 1])}
     save_predictions(tmp_path, made)
     found = load_predictions(tmp_path)
     assert found.keys() == made.keys()

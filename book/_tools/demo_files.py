@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fertools.files import whole_file
+from fertools.files import atomic_write
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +34,7 @@ PACKAGES = {"onnxruntime-web": "1.22.0", "@mediapipe/face_detection": "0.4.16573
 
 
 def write(path: Path, data: bytes) -> None:
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(data)
     print(f"{len(data):>10,} bytes  {path}")
 
@@ -45,15 +45,15 @@ def write(path: Path, data: bytes) -> None:
 def model_card(run: str) -> dict[str, Any]:
     """What the page says of the network: names and figures of the run's record, none of them typed here."""
     from fertools import evaluate
-    from fertools.predict import TARGET, Predictor
-    from fertools.records import Record, load_predictions, run_folder
+    from fertools.inference.predictor import TARGET, Predictor
+    from fertools.records import Record, load_predictions, find_run
 
-    folder = run_folder(run)
+    folder = find_run(run)
     record, predictions, predictor = Record.load(folder), load_predictions(folder), Predictor.from_pretrained(folder)
     labels = predictions["PrivateTest/labels"]
-    p = np.exp(evaluate.apply_temperature(predictions["PrivateTest/one"], predictor.temperature))
+    p = np.exp(evaluate.apply_temperature(predictions["PrivateTest/single-crop"], predictor.temperature))
     answered = p.max(1) >= predictor.threshold
-    scores = record.metrics["PrivateTest"]["one"]
+    scores = record.metrics["PrivateTest"]["single-crop"]
     return {
         "run": record.name,
         "classes": record.classes,
@@ -68,7 +68,7 @@ def model_card(run: str) -> dict[str, Any]:
 
 
 def make_model() -> None:
-    from fertools.export import export_onnx
+    from fertools.inference.export import export_onnx
 
     print(export_onnx(RUN, DEMO / "model" / "network.onnx"))
     write(DEMO / "model" / "model.json", (json.dumps(model_card(RUN), indent=2) + "\n").encode())

@@ -14,7 +14,7 @@ name                     place                        what it is
 ``ckplus48``             ``CK+48/``                   CK+ as ready crops of 48x48
 =======================  ===========================  ==================================================
 
-``fertools.data.folds`` draws cross-validation folds, ``fertools.data.audit`` looks for duplicates
+``fertools.data.splits`` draws cross-validation folds, ``fertools.data.audit`` looks for duplicates
 and leaks, ``fertools.data.faces`` finds faces in photographs.
 """
 

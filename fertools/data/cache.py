@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fertools.files import whole_file
+from fertools.files import atomic_write
 
 
 def source_key(files: Iterable[Path], *settings: object) -> str:
@@ -51,7 +51,7 @@ def write(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
     """
     contents: dict[str, Any] = {"key": np.array(key), **arrays}
     try:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             np.savez(part, **contents)
     except OSError as error:
         warnings.warn(f"{path} cannot be written ({error}): the next read will be as slow", stacklevel=2)

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from fertools import IMAGE_SIZE
 from fertools.data import cache
 from fertools.data.faces import LIFT, MARGIN, choose, crop, detect, read_image
-from fertools.data.faceset import IMAGE_SIZE, DataError, FaceSet
+from fertools.data.faceset import DataError, FaceSet
 
 CLASSES = ("anger", "contempt", "disgust", "fear", "happy", "sad", "surprise")
 # CK+'s numbers 1 to 7 in order, under the names that FER2013 has for six of them.

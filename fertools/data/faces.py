@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
-from fertools.data.faceset import IMAGE_SIZE, DataError
+from fertools import IMAGE_SIZE
+from fertools.data.faceset import DataError
 
 MARGIN = 0.1
 LIFT = 0.1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
+from fertools import IMAGE_SIZE
 from fertools.errors import DataError
 
 SPLITS = ("Training", "PublicTest", "PrivateTest")  # FER2013's own words
-IMAGE_SIZE = 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +25,10 @@ class FaceSet:
         classes: the label names, lower case, in the data set's own order.
         split: (N,) strings out of :data:`SPLITS`, or None where the set has no splits.
         subjects: (N,) strings, who is shown, or None where nobody knows.
-        sequences: (N,) strings, unique over subjects, which film a frame is from, or None.
+        sequences: (N,) strings, unique over subjects, which video a frame is from, or None.
         votes: int64, (N, annotators' classes), how many annotators gave each label, or None.
         vote_classes: the label names of ``votes``' columns.
         source: the file or folder that was read, for messages.
-        fingerprint: ``"sha256:..."`` over images, labels and classes: equal exactly where the content is.
     """
 
     name: str
@@ -41,7 +41,6 @@ class FaceSet:
     votes: np.ndarray | None = None
     vote_classes: tuple[str, ...] = ()
     source: str = ""
-    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         n = len(self.images)
@@ -62,12 +61,32 @@ class FaceSet:
             )
         if self.split is not None and (odd := set(np.unique(self.split)) - set(SPLITS)):
             raise DataError(f"{self.name}: unknown split {sorted(odd)}; splits are {', '.join(SPLITS)}")
-        if not self.fingerprint:
-            digest = hashlib.sha256()
-            digest.update(np.ascontiguousarray(self.images).data)
-            digest.update(np.ascontiguousarray(self.labels.astype("<i8")).data)
-            digest.update("\n".join(self.classes).encode())
-            object.__setattr__(self, "fingerprint", f"sha256:{digest.hexdigest()}")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """``"sha256:..."`` over images, labels, and classes: equal exactly where the content is."""
+        digest = hashlib.sha256()
+        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.labels.astype("<i8")).data)
+        digest.update("\n".join(self.classes).encode())
+        return f"sha256:{digest.hexdigest()}"
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """All that a training depends on: ``fingerprint``, and a digest of each field that the set has besides.
+
+        A run that was stopped continues only with the same identity.
+        """
+        found = {"content": self.fingerprint}
+        for name in ("split", "subjects", "sequences", "votes"):
+            if (values := getattr(self, name)) is not None:
+                plain = np.ascontiguousarray(values, "<i8" if values.dtype.kind in "iu" else "<U")
+                digest = hashlib.sha256(repr(plain.shape).encode())
+                digest.update(b"\n".join(v.encode() for v in plain.tolist()) if plain.dtype.kind == "U" else plain.data)
+                found[name] = f"sha256:{digest.hexdigest()}"
+        if self.vote_classes:
+            found["vote_classes"] = ",".join(self.vote_classes)
+        return found
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,7 +105,6 @@ class FaceSet:
             subjects=of(self.subjects),
             sequences=of(self.sequences),
             votes=of(self.votes),
-            fingerprint="",
         )
 
     def of_split(self, split: str) -> FaceSet:
@@ -96,7 +114,7 @@ class FaceSet:
             DataError: the set has no splits, or none of that name.
         """
         if self.split is None:
-            raise DataError(f"{self.name} has no splits; draw folds with fertools.data.folds")
+            raise DataError(f"{self.name} has no splits; draw folds with fertools.data.splits")
         if split not in self.split:
             raise DataError(f"{self.name} has no split {split!r}; it has {', '.join(np.unique(self.split))}")
         return self.select(self.split == split)

@@ -24,10 +24,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from fertools import IMAGE_SIZE
 from fertools.data.cache import read as read_cache
 from fertools.data.cache import source_key
 from fertools.data.cache import write as write_cache
-from fertools.data.faceset import IMAGE_SIZE, SPLITS, DataError, FaceSet
+from fertools.data.faceset import SPLITS, DataError, FaceSet
 
 CLASSES = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 COUNTS = {  # images per class, as published
@@ -92,12 +93,12 @@ def load(path: Path | str = "data/fer2013", *, cache: bool = True, verify: bool 
         classes=CLASSES,
         split=arrays["split"],
         source=str(source),
-        fingerprint=str(arrays.get("fingerprint", "")),
     )
     if cache and kept is None:
-        write_cache(stored, key, {**arrays, "fingerprint": np.array(faces.fingerprint)})
+        write_cache(stored, key, arrays)
     if verify:
-        _verify(faces, str(arrays["md5"]))
+        # A cache says itself which md5 its source had, so its arrays have to speak for themselves.
+        _verify(faces, str(arrays["md5"]), trusted=kept is None)
     return faces
 
 
@@ -241,8 +242,8 @@ def _read_images(files: list[Path]) -> dict[str, np.ndarray]:
     }
 
 
-def _verify(faces: FaceSet, md5: str) -> None:
-    """Refuses what is not the published set; ``md5`` is empty for the folder form."""
+def _verify(faces: FaceSet, md5: str, trusted: bool = True) -> None:
+    """Refuses what is not the published set; ``md5`` is empty for the folder form, and may not be trusted."""
     assert faces.split is not None
     found = {s: np.bincount(faces.labels[faces.split == s], minlength=len(CLASSES)) for s in SPLITS}
     wrong = [
@@ -251,7 +252,7 @@ def _verify(faces: FaceSet, md5: str) -> None:
         for name, count, wanted in zip(CLASSES, found[split], COUNTS[split], strict=True)
         if count != wanted
     ]
-    if md5 in MD5 or (not wrong and (not md5 or faces.fingerprint == FINGERPRINT)):
+    if (md5 in MD5 and trusted) or (not wrong and (not md5 or faces.fingerprint == FINGERPRINT)):
         return
     details = wrong[:4] + ["…"] * (len(wrong) > 4) or ["the counts agree, the values do not"]
     if md5:

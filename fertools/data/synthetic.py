@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from fertools import IMAGE_SIZE
 from fertools.data import ckplus, fer2013
-from fertools.data.faceset import IMAGE_SIZE, SPLITS, DataError, FaceSet
-from fertools.files import file_fingerprint, whole_file
+from fertools.data.faceset import SPLITS, DataError, FaceSet
+from fertools.files import atomic_write, file_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +118,7 @@ def accuracy_by(
     """
     import pandas as pd
 
-    from fertools.evaluate import wilson_interval
+    from fertools.evaluation.metrics import wilson_interval
 
     values = pd.Series(np.asarray(values))
     if len(values) != len(correct):
@@ -183,7 +184,7 @@ def write_sheet(path: Path, images: np.ndarray) -> None:
     tiles = np.zeros((rows * COLUMNS, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     tiles[: len(images)] = images
     sheet = tiles.reshape(rows, COLUMNS, IMAGE_SIZE, IMAGE_SIZE).swapaxes(1, 2).reshape(rows * IMAGE_SIZE, -1)
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         Image.fromarray(sheet).save(part, quality=QUALITY, optimize=True)
 
 
@@ -191,7 +192,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows of equal keys as CSV."""
     import pandas as pd
 
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         pd.DataFrame(rows).to_csv(part, index=False)
 
 
@@ -199,7 +200,7 @@ def write_checksums(folder: Path) -> None:
     """Writes ``SHA256SUMS`` over the folder's pictures and tables, as ``sha256sum -c`` reads it."""
     kinds = ("*.jpg", "*.csv", "*.png", "*.txt")
     files = sorted(p for kind in kinds for p in folder.rglob(kind) if ".parts" not in p.parts)
-    sums = [file_fingerprint(p).removeprefix("sha256:") for p in files]
+    sums = [file_digest(p).removeprefix("sha256:") for p in files]
     lines = [f"{digest}  {p.relative_to(folder).as_posix()}\n" for digest, p in zip(sums, files, strict=True)]
-    with whole_file(folder / "SHA256SUMS") as part:
+    with atomic_write(folder / "SHA256SUMS") as part:
         part.write_text("".join(lines))

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from fertools import IMAGE_SIZE
 from fertools.data import ckplus, synthetic
 from fertools.data.faces import detect, read_image
-from fertools.data.faceset import IMAGE_SIZE, SPLITS
+from fertools.data.faceset import SPLITS
 from fertools.errors import DataError
-from fertools.files import whole_file
+from fertools.files import atomic_write
 from fertools.render.head import Array, FaceModel
 from fertools.render.paint import Paint
 from fertools.render.plan import PORTRAITS, Film, Picture, film, films, portrait
@@ -73,7 +74,7 @@ def _portraits(job: tuple[Path, int]) -> int:
     path, start = job
     drawn = [_artist.portrait(i) for i in range(start, min(start + BATCH, PORTRAITS))]
     images = np.stack([image for image, _ in drawn])
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         np.savez(part, images=images, rows=json.dumps([row for _, row in drawn]))
     return len(drawn)
 
@@ -84,7 +85,7 @@ def _film(job: tuple[Path, Film, int | None]) -> int:
     drawn = _artist.film(which, last)
     for image, row in drawn:
         write_frame(folder, row, image)
-    with whole_file(_table_of(folder, which)) as part:
+    with atomic_write(_table_of(folder, which)) as part:
         part.write_text(json.dumps([row for _, row in drawn]))
     return len(drawn)
 
@@ -95,12 +96,12 @@ def write_frame(folder: Path, row: dict[str, Any], image: Array) -> None:
 
     path = _frame_of(folder, row)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         cv2.imwrite(str(part), image, (cv2.IMWRITE_PNG_COMPRESSION, 9))
     if row["frame"] == row["frames"]:
         label = folder / "Emotion" / path.parent.relative_to(folder / IMAGES) / f"{path.stem}_emotion.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(label) as part:
+        with atomic_write(label) as part:
             part.write_text(f"   {ckplus.CLASSES.index(row['label']) + 1}.0000000e+00\n")
 
 

@@ -23,8 +23,8 @@ from PIL import Image
 
 from fertools.data import faces
 from fertools.data.faces import Box
-from fertools.predict import Predictor
-from fertools.weights import load_network
+from fertools.inference.predictor import Predictor
+from fertools.models.weights import load_network
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
@@ -222,7 +222,7 @@ def test_networks_answer_as_python_does(javascript: JavaScript) -> None:
 
     net, about = load_network(RUN / "model.safetensors")
     with torch.inference_mode():
-        pixels = (torch.from_numpy(crops).float()[:, None] - about["pixels"]["mean"]) / about["pixels"]["std"]
+        pixels = (torch.from_numpy(crops).float()[:, None] - metadata["pixels"]["mean"]) / metadata["pixels"]["std"]
         logits = net.eval()(pixels).numpy()
     np.testing.assert_allclose([answer["logits"] for answer in result["answers"]], logits, atol=1e-3)
     expected = Predictor.from_pretrained(RUN, "cpu").classify(crops)

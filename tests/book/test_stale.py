@@ -45,10 +45,10 @@ def book(tmp_path: Path) -> Path:
         "_toc.yml": "format: jb-book\nroot: book/uses\nchapters: [{file: book/reads}, {file: book/alone}]\n",
         "fertools/__init__.py": "",
         "fertools/network.py": "WIDTH = 16\n",
-        "fertools/plots.py": "def draw():\n    from fertools import network\n\n    return network.WIDTH\n",
+        "fertools/evaluation/plots.py": "def draw():\n    from fertools import network\n\n    return network.WIDTH\n",
         "data/table.csv": "a\n1\n",
         "data/other.csv": "a\n2\n",
-        "book/uses.md": cell("from fertools import plots\nprint('width', plots.draw())").replace("{name}", "uses"),
+        "book/uses.md": cell("from fertools.evaluation import plots\nprint('width', plots.draw())").replace("{name}", "uses"),
         "book/reads.md": cell("print(open('../data/table.csv').read())").replace("{name}", "reads"),
         "book/alone.md": cell("print('by itself')").replace("{name}", "alone"),
     }

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from fertools.data import DataError, FaceSet, fer2013, ferplus
-from fertools.evaluate import apply_temperature
+from fertools.evaluation.calibration import apply_temperature
 from fertools.records import Record, load_predictions
 
 HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF"
@@ -207,6 +207,6 @@ def test_the_kept_answers(published_fer2013: FaceSet) -> None:
         run = PUBLISHED.parents[1] / "runs" / str(name)
         temperature = Record.load(run).temperature
         assert temperature
-        p = np.exp(apply_temperature(load_predictions(run)["PrivateTest/one"], temperature))
+        p = np.exp(apply_temperature(load_predictions(run)["PrivateTest/single-crop"], temperature))
         found = rows.drop(columns="run").reset_index(drop=True)
         pd.testing.assert_frame_equal(ferplus.answers(faces, p), found, check_dtype=False, rtol=1e-3)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fertools.errors import WeightsError
+from fertools.network import MultiScaleFusionNet, NetworkConfig
+from fertools.models.weights import load_network, load_weights, save_network
+
+SMALL = NetworkConfig(width=(2, 3), scales=(12, 24), units=1, fusion_activation="sigmoid")
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    net = MultiScaleFusionNet(SMALL).to(memory_format=torch.channels_last)
+    save_network(path, net, {"classes": ["a", "b"], "pixels": {"mean": 1.5, "std": 2.0}})
+    return path
+
+
+def test_a_network_comes_back_as_it_was(saved: Path) -> None:
+    torch.manual_seed(0)
+    original = MultiScaleFusionNet(SMALL).eval()
+    net, about = load_network(saved)
+    assert net.config == SMALL
+    assert not net.training
+    assert about["classes"] == ["a", "b"]
+    assert metadata["pixels"] == {"mean": 1.5, "std": 2.0}
+    x = torch.randn(2, 1, 48, 48)
+    assert torch.equal(net(x), original(x))
+    assert load_file(saved).keys() == original.state_dict().keys()  # any safetensors reader reads it
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    bomb = tmp_path / "went-off"
+
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (bomb,)
+
+    torch.save({"weights": Bomb()}, path)
+    with pytest.raises(WeightsError, match="Pickled weights .* never loaded"):
+        load_network(path)
+    assert not bomb.exists()
+
+
+def test_a_truncated_file_is_refused(saved: Path) -> None:
+    saved.write_bytes(saved.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="cut short"):
+        load_network(saved)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights at .*absent.safetensors"):
+        load_weights(tmp_path / "absent.safetensors")
+
+
+def test_a_strangers_safetensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(WeightsError, match="not fertools' description"):
+        load_network(path)
+    save_file({"x": torch.zeros(2)}, path, {"fertools": json.dumps({"network": {"widht": 3}})})
+    with pytest.raises(WeightsError, match="no field widht"):
+        load_network(path)
+
+
+def test_wrong_shapes_and_names_are_named(saved: Path) -> None:
+    tensors, about = load_weights(saved)
+    header = {"fertools": json.dumps(about)}
+    wider = dict(tensors, **{"head.1.weight": torch.zeros(256, 7)})
+    save_file(wider, saved, header)
+    with pytest.raises(WeightsError, match=r"head\.1\.weight has shape \(256, 7\), the network wants \(256, 108\)"):
+        load_network(saved)
+    fewer = {name: t for name, t in tensors.items() if name != "stem.0.weight"}
+    save_file(fewer | {"stray": torch.zeros(1)}, saved, header)
+    with pytest.raises(WeightsError, match=r"stem\.0\.weight is missing; stray is not part of the network"):
+        load_network(saved)
+
+
+def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.read_bytes()
+
+    def full(tensors: dict, path: Path, metadata: dict) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fertools.models.weights.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_network(saved, MultiScaleFusionNet(SMALL), {})
+    assert saved.read_bytes() == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
