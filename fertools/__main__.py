@@ -1,3 +1,5 @@
+"""``python -m fertools``: the command line."""
+
 from fertools.cli import main
 
 main()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fertools.files import file_digest, atomic_write
+from fertools.files import atomic_write, file_digest
 
 
-def test_whole_file_keeps_the_old_one_when_writing_fails(tmp_path: Path) -> None:
+def test_atomic_write_keeps_the_old_one_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text("old")
 
@@ -26,6 +26,12 @@ def test_whole_file_keeps_the_old_one_when_writing_fails(tmp_path: Path) -> None
     with atomic_write(path) as part:
         part.write_text("new")
     assert path.read_text() == "new"
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "missing" / "record.json") as part:
+        part.write_text("new")
+    assert caught.value.filename == str(tmp_path / "missing" / "record.json")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
@@ -49,6 +55,6 @@ def test_a_full_disk_for_real(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_fingerprint_is_sha256(tmp_path: Path) -> None:
+def test_file_digest_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"weights")
     assert file_digest(tmp_path / "x") == "sha256:" + hashlib.sha256(b"weights").hexdigest()
