@@ -1,6 +1,6 @@
-# `make test` and `make book` work on a fresh machine with Python 3.11, 3.12 or 3.13: each first makes
-# the virtual environment .venv with the exact versions of constraints.txt. `make CONSTRAINTS= ...`
-# takes the newest versions that pyproject.toml allows.
+# `make test` and `make book` work on a fresh machine with Python 3.11 to 3.14: each first makes the
+# virtual environment .venv with the exact versions of constraints.txt. `make CONSTRAINTS= ...` takes
+# the newest versions that pyproject.toml allows.
 
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
@@ -8,8 +8,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILD := $(BIN)/jupyter-book build . -W -n --keep-going
+CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+WORKERS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 
-.PHONY: help env test labs book check pdf links notebooks bench clean
+# Work is spread over processes with one thread each. Threads of one process that wait for each other
+# stand still as soon as another program needs their core; processes only become slower.
+test book: export OMP_NUM_THREADS ?= 1
+test book: export OMP_WAIT_POLICY ?= passive
+
+.PHONY: help env test labs book check pdf links notebooks wheel bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -18,32 +25,33 @@ help: ## show this list
 env: $(INSTALLED) ## make the virtual environment .venv
 
 $(INSTALLED): pyproject.toml $(CONSTRAINTS)
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
-	  echo "fertools needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is: $$($(PYTHON) --version 2>&1)."; \
-	  echo "Name another one: make PYTHON=python3.12 $(or $(MAKECMDGOALS),help)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
+	  echo "fertools needs Python 3.11 to 3.14, but $(PYTHON) is: $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another one: make PYTHON=python3.13 $(or $(MAKECMDGOALS),help)"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) \
-	  -e ".[export,render,test,book,tensorboard]"
+	  -e ".[test,book]"
 	@touch $@
 
 test: $(INSTALLED) ## check style and types, then run the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-labs: $(INSTALLED) ## make the labs: notebooks, solutions, a zip for a course, an autograder's input
+labs: $(INSTALLED) ## make the labs: notebooks, solutions, a zip for a course, and an autograder's input
 	$(BIN)/python book/labs/make_labs.py
 
-# A page is executed where its cells changed, or something that it imports or reads: see stale.py.
+# A page is executed if its cells changed (execute.py), or something that it imports or reads (stale.py).
 book: $(INSTALLED) labs ## build the book into _build/html; a warning is an error
 	$(BIN)/python -m pytest -q tests/book/test_pairs.py
 	$(BIN)/python book/_tools/stale.py
+	$(BIN)/python book/_tools/execute.py
 	$(BUILD)
 	$(BIN)/python -m pytest -q tests/book/test_html.py tests/book/test_labs.py -k "test_html or published" --built
 	@echo "The book is ready: open _build/html/index.html"
 
-check: book ## look at every page in Chromium: accessible in both themes, on a telephone, offline
+check: book ## check every page in Chromium: accessible in both themes, on a phone, offline
 	$(BIN)/python -m pytest -q tests/book/test_accessibility.py --built
 
 pdf: book ## print the book to _build/book.pdf, with Chromium
@@ -51,15 +59,19 @@ pdf: book ## print the book to _build/book.pdf, with Chromium
 	mv _build/singlehtml/book/index.html _build/singlehtml/book.html # from where its addresses are right
 	$(BIN)/python book/_tools/pdf.py _build/singlehtml/book.html _build/book.pdf
 
-links: book ## ask every other host that the book links to whether the page is there
+links: book ## check every link to another host
 	$(BUILD) --builder linkcheck
 
 notebooks: $(INSTALLED) ## write each chapter's .ipynb from its .md
 	$(BIN)/jupytext --quiet --to ipynb --update $(shell grep -lE '^jupytext:' book/*.md)
 
-bench: $(INSTALLED) ## measure the speed of training, of inference and of prediction
-	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/predict.py
+wheel: $(INSTALLED) ## build the wheel and the source archive into dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
-clean: ## remove what was built, and .venv
-	rm -rf _build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+bench: $(INSTALLED) ## measure the speed of training, inference, and prediction
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/prediction.py
+
+clean: ## remove everything that was built, and .venv
+	rm -rf _build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
