@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
-READS_RECORDS = re.compile(r"from fertools\.(records|compare) import")
+READS_RECORDS = re.compile(r"from fertools\.(records|evaluation\.comparisons) import")
 # A share in the prose; "{glue:text}`...` %" has no digits, and code and formulas are taken out before.
 SHARE = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?: to \d+(?:\.\d+)?)?\s*(?:%|per cent\b|points?\b)")
 LEVELS = {"0", "50", "95", "100"}  # of intervals and tests, and the ends of a scale
