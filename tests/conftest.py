@@ -45,4 +45,4 @@ def published_fer2013() -> FaceSet:
         pytest.skip("FER2013 is not in data/fer2013; see data/README.md")
     from fertools.data import fer2013
 
-    return fer2013.load(PUBLISHED)
+    return fer2013.load_fer2013(PUBLISHED)

@@ -1,21 +1,21 @@
-"""Data sets of faces, each read into the same :class:`FaceSet`.
+"""Face data sets, each read into the same :class:`FaceSet`.
 
-The synthetic faces come with the project; no photograph does: place the sets that you have been given
-under ``data/``.
+The synthetic faces ship with the library. Photographs don't: place the data sets that you have access to under
+``data/``, or in another folder that the environment variable ``FERTOOLS_DATA`` names.
 
-=======================  ===========================  ==================================================
-name                     place                        what it is
-=======================  ===========================  ==================================================
+=======================  ===========================  =====================================================
+name                     place                        contents
+=======================  ===========================  =====================================================
 ``synthetic``            ``synthetic/``               rendered portraits with eight labels
-``synthetic-sequences``  ``synthetic/``               rendered films, last frames cropped, as CK+'s
-``fer2013``              ``fer2013/``                 FER2013, in any of its public forms
-``ferplus``              ``ferplus/fer2013new.csv``   FER2013 with the votes of FER+ joined to it
-``ckplus``               ``CK+/``                     CK+ as published, faces found and cropped here
-``ckplus48``             ``CK+48/``                   CK+ as ready crops of 48x48
-=======================  ===========================  ==================================================
+``synthetic-sequences``  ``synthetic/``               rendered videos: cropped last frames, as in CK+
+``fer2013``              ``fer2013/``                 FER2013, in any of its public formats
+``ferplus``              ``ferplus/fer2013new.csv``   FER2013 together with the votes of FER+
+``ckplus``               ``CK+/``                     CK+ as published; faces are detected and cropped here
+``ckplus48``             ``CK+48/``                   CK+ as ready-made 48x48 crops
+=======================  ===========================  =====================================================
 
-``fertools.data.splits`` draws cross-validation folds, ``fertools.data.audit`` looks for duplicates
-and leaks, ``fertools.data.faces`` finds faces in photographs.
+:mod:`fertools.data.splits` makes splits and cross-validation folds, :mod:`fertools.data.audit` finds duplicates and
+train–test overlap, and :mod:`fertools.data.faces` detects faces in photos.
 """
 
 from __future__ import annotations
@@ -24,47 +24,46 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fertools.data.faceset import SPLITS, DataError, FaceSet
+from fertools.paths import find_data
 
 __all__ = ["SPLITS", "DataError", "FaceSet", "Item", "inventory", "load"]
 
 
-def _synthetic(root: Path) -> FaceSet:
+def _synthetic(root: Path | None) -> FaceSet:
     from fertools.data import synthetic
 
-    return synthetic.load_portraits(root / PLACES["synthetic"])
+    return synthetic.load_portraits(find_data(PLACES["synthetic"], root))
 
 
-def _synthetic_sequences(root: Path) -> FaceSet:
+def _synthetic_sequences(root: Path | None) -> FaceSet:
     from fertools.data import synthetic
 
-    return synthetic.load_sequences(root / PLACES["synthetic-sequences"])
+    return synthetic.load_sequences(find_data(PLACES["synthetic-sequences"], root))
 
 
-def _fer2013(root: Path) -> FaceSet:
+def _fer2013(root: Path | None) -> FaceSet:
     from fertools.data import fer2013
 
-    return fer2013.load(root / PLACES["fer2013"])
+    return fer2013.load_fer2013(find_data(PLACES["fer2013"], root))
 
 
-def _ferplus(root: Path) -> FaceSet:
+def _ferplus(root: Path | None) -> FaceSet:
     from fertools.data import ferplus
 
-    return ferplus.with_votes(_fer2013(root), root / PLACES["ferplus"])
+    return ferplus.join_votes(_fer2013(root), find_data(PLACES["ferplus"], root))
 
 
-def _ckplus(root: Path) -> FaceSet:
+def _ckplus(root: Path | None) -> FaceSet:
     from fertools.data import ckplus
 
-    return ckplus.load_ckplus(root / PLACES["ckplus"])
+    return ckplus.load_ckplus(find_data(PLACES["ckplus"], root))
 
 
-def _ckplus48(root: Path) -> FaceSet:
+def _ckplus48(root: Path | None) -> FaceSet:
     from fertools.data import ckplus
 
-    return ckplus.load_ckplus48(root / PLACES["ckplus48"])
+    return ckplus.load_ckplus48(find_data(PLACES["ckplus48"], root))
 
 
 PLACES = {
@@ -75,7 +74,7 @@ PLACES = {
     "ckplus": "CK+",
     "ckplus48": "CK+48",
 }
-_READERS: dict[str, Callable[[Path], FaceSet]] = {
+_READERS: dict[str, Callable[[Path | None], FaceSet]] = {
     "synthetic": _synthetic,
     "synthetic-sequences": _synthetic_sequences,
     "fer2013": _fer2013,
@@ -85,36 +84,39 @@ _READERS: dict[str, Callable[[Path], FaceSet]] = {
 }
 
 
-def load(name: str, root: Path | str = "data") -> FaceSet:
+def load(name: str, root: Path | str | None = None) -> FaceSet:
     """Reads a data set by its name in the table above.
 
-    Case does not matter, and ``+`` stands for ``plus``: ``"CK+48"`` is ``"ckplus48"``.
+    Case doesn't matter, and ``+`` is read as ``plus``: ``"CK+48"`` is ``"ckplus48"``.
+
+    >>> load("synthetic")
+    FaceSet('synthetic', 10,000 images, 8 classes, splits: Training 8,000, PublicTest 1,000, PrivateTest 1,000)
 
     Args:
         name: e.g. ``"synthetic"``.
-        root: the folder that holds the sets.
+        root: the folder that contains the data sets; by default those of :func:`fertools.paths.data_folders`.
 
     Raises:
-        DataError: no set is called so, or it is missing, damaged or laid out otherwise.
-        ImportError: ``ckplus`` needs dlib to find the faces, and it is not installed.
+        DataError: there is no data set of this name, or it is missing, damaged, or in an unexpected layout.
+        MissingExtraError: ``ckplus`` needs dlib to detect the faces, and it isn't installed.
     """
     reader = _READERS.get(name.lower().replace("+", "plus"))
     if reader is None:
-        raise DataError(f"no data set is called {name!r}; known are {', '.join(_READERS)}")
-    return reader(Path(root))
+        raise DataError(f"there is no data set {name!r}; choose from {', '.join(_READERS)}")
+    return reader(None if root is None else Path(root))
 
 
 @dataclass(frozen=True)
 class Item:
-    """What :func:`inventory` found of one data set; ``str()`` of it is a few lines to print.
+    """What :func:`inventory` found out about one data set; ``str()`` gives a few lines to print.
 
     Attributes:
         name: as :func:`load` takes it.
-        place: the file or folder where it is looked for.
-        images: how many; 0 where the set could not be read.
-        counts: images by split and class; the split is ``"all"`` for a set without splits.
-        fingerprint: of :class:`FaceSet`.
-        problem: what is missing or wrong and where the set is had; empty where it was read.
+        place: the file or folder where it was looked for.
+        images: the number of images; 0 if the data set couldn't be read.
+        counts: images by split and class; the split is ``"all"`` for a data set without splits.
+        fingerprint: see :class:`FaceSet`.
+        problem: what is missing or wrong and where to get the data set; empty if it was read.
     """
 
     name: str
@@ -126,12 +128,12 @@ class Item:
 
     @property
     def present(self) -> bool:
-        """Whether the set could be read."""
+        """Whether the data set could be read."""
         return not self.problem
 
     def __str__(self) -> str:
         if not self.present:
-            return f"{self.name}: not there\n  {self.problem}"
+            return f"{self.name}: not available\n  {self.problem}"
         lines = [f"{self.name}: {self.images:,} images in {self.place}", f"  {self.fingerprint}"]
         for split, counts in (self.counts or {}).items():
             classes = "  ".join(f"{name} {n:,}" for name, n in counts.items())
@@ -139,22 +141,21 @@ class Item:
         return "\n".join(lines)
 
 
-def inventory(root: Path | str = "data") -> list[Item]:
-    """Reads every known data set and tells what is there, and what is missing and where it is had.
+def inventory(root: Path | str | None = None) -> list[Item]:
+    """Reads every known data set, and reports which are available and where to get the others.
 
-    What is missing or damaged is an :class:`Item` with a ``problem``, never an exception.
+    A missing or damaged data set becomes an :class:`Item` with a ``problem``, never an exception.
+
+    Args:
+        root: as in :func:`load`.
     """
     items = []
     for name, place in PLACES.items():
-        where = Path(root) / place
+        path = find_data(place, root)
         try:
             faces = load(name, root)
         except (DataError, ImportError, OSError) as error:
-            items.append(Item(name, where, problem=str(error)))
+            items.append(Item(name, path, problem=str(error)))
             continue
-        if faces.split is None:
-            counts = {"all": faces.counts()}
-        else:
-            counts = {s: faces.of_split(s).counts() for s in SPLITS if np.any(faces.split == s)}
-        items.append(Item(name, where, len(faces), counts, faces.fingerprint))
+        items.append(Item(name, path, len(faces), faces.counts_by_split(), faces.fingerprint))
     return items

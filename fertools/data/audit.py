@@ -1,4 +1,4 @@
-"""What a data set holds twice, labels twice, or leaks from one split into another."""
+"""Duplicates in a data set, their conflicting labels, and data leakage between its splits."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ import numpy as np
 from tqdm import tqdm
 
 from fertools.data.faceset import DataError, FaceSet
+from fertools.errors import require
 
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """The findings of :func:`audit`; ``str()`` of it is a report. Rows are indices into the set.
+    """The result of :func:`audit_faces`; ``str()`` gives a report. Rows are indices into the set.
 
     Attributes:
         name: the data set.
-        images: how many it holds.
-        distinct: how many different ones, pixel by pixel.
-        duplicates: the groups of rows whose images are identical, two rows or more each.
-        conflicting: those of ``duplicates`` whose rows do not all have the same label.
-        constant: the rows whose pixels are all the same.
-        within: per split, how many of its images occur in it before; empty without splits.
+        images: the number of images.
+        distinct: the number of images that differ, compared pixel by pixel.
+        duplicates: groups of two or more rows with identical images.
+        conflicting: those ``duplicates`` whose rows have different labels.
+        constant: rows whose pixels all have the same value.
+        within: per split, how many images repeat an earlier one of the same split; empty without splits.
         across: ``across["PrivateTest", "Training"]`` is how many images of the first split are
             identical to one of the second; empty without splits.
-        near: (P, 2), pairs of rows that look alike and are not identical: their perceptual hashes
-            differ by at most ``distance`` bits. Of identical images only the first is compared,
-            and constant ones are left out.
-        near_across: how many pairs of ``near`` have their rows in different splits.
+        near: (P, 2), near-duplicates: pairs of rows whose perceptual hashes differ by at most ``distance``
+            bits, but that aren't identical. Only the first of several identical images is compared, and
+            constant images are left out.
+        near_across: how many pairs of ``near`` are in different splits.
         distance: the largest Hamming distance of the 64-bit hashes that counts as near.
     """
 
@@ -49,27 +50,27 @@ class Audit:
             (self.images, "images"),
             (self.distinct, "distinct images"),
             (len(self.duplicates), "groups of identical images"),
-            (len(self.conflicting), "of these groups with conflicting labels"),
-            (len(self.constant), "images of one single gray"),
-            *((n, f"{split} images that repeat an earlier one of it") for split, n in self.within.items()),
-            *((n, f"{split} images identical to one of {into}") for (split, into), n in self.across.items()),
-            (len(self.near), f"pairs that look alike (perceptual hashes within {self.distance} of 64 bits)"),
+            (len(self.conflicting), "of these groups have conflicting labels"),
+            (len(self.constant), "images whose pixels all have the same value"),
+            *((n, f"{split} images repeat an earlier one of {split}") for split, n in self.within.items()),
+            *((n, f"{split} images are identical to one of {into}") for (split, into), n in self.across.items()),
+            (len(self.near), f"pairs of near-duplicates (perceptual hashes within {self.distance} of 64 bits)"),
         ]
         if self.within:
-            lines.append((self.near_across, "of these pairs across two splits"))
+            lines.append((self.near_across, "of these pairs are in two splits"))
         return "\n".join([self.name, *(f"{n:>9,}  {what}" for n, what in lines)])
 
 
-def audit(faces: FaceSet, distance: int = 4) -> Audit:
-    """Looks for duplicates within and across splits, conflicting labels, and images of nothing.
+def audit_faces(faces: FaceSet, distance: int = 4) -> Audit:
+    """Finds duplicates within and across splits, conflicting labels, and blank images.
 
-    The perceptual hash is the 64-bit DCT hash of the package ``imagehash``. Half of its bits are
-    set, so that distances are even. On FER2013, pairs at a distance of up to 4 are mostly the same
-    photograph cut or lit otherwise; from 8 on they are mostly different people.
+    The perceptual hash is the 64-bit DCT hash of the package ``imagehash``. Half of its bits are set, so distances
+    are even. On FER2013, pairs at a distance of up to 4 are mostly two versions of the same photo, cropped or
+    exposed differently; from 8 on they are mostly different people. FER2013 takes about ten seconds.
 
     Args:
-        faces: any set, with splits or without.
-        distance: see :class:`Audit`, in bits. FER2013 takes about ten seconds.
+        faces: any set, with or without splits.
+        distance: see :class:`Audit`, in bits.
     """
     seen: dict[bytes, int] = {}
     identity = np.array([seen.setdefault(image.tobytes(), len(seen)) for image in faces.images], np.int64)
@@ -77,7 +78,7 @@ def audit(faces: FaceSet, distance: int = 4) -> Audit:
     by_identity = np.split(np.argsort(identity, kind="stable"), np.cumsum(copies)[:-1])
     duplicates = tuple(rows for rows in by_identity if len(rows) > 1)
     constant = faces.images.min(axis=(1, 2), initial=255) == faces.images.max(axis=(1, 2), initial=0)
-    near = near_pairs(faces.images, first[~constant[first]], distance)
+    near = near_duplicates(faces.images, first[~constant[first]], distance)
 
     within: dict[str, int] = {}
     across: dict[tuple[str, str], int] = {}
@@ -104,26 +105,26 @@ def audit(faces: FaceSet, distance: int = 4) -> Audit:
 
 
 def summary(faces: FaceSet, found: Audit | None = None) -> dict[str, Any]:
-    """What :func:`audit` finds, in numbers alone: it holds no image, so it may be passed on where the set may not.
+    """The numbers of :func:`audit_faces`, without any images, so that they may be shared when the data may not.
 
     Args:
         faces: a set with splits.
-        found: its audit, made here if not given.
+        found: its audit, if it was done already.
 
     Returns:
         Plain JSON types: ``name``, ``fingerprint`` and ``classes``; ``counts``, images by split and class; the
-        numbers of ``images``, ``distinct``, ``groups`` of identical images, ``conflicting`` ones among them,
-        ``constant``, ``within`` and ``near`` as in :class:`Audit`; ``across[a][b]``, images of split a that are
-        identical to one of b; ``same_label[a][b]``, those of them that have the label of one such image.
+        numbers of ``images``, ``distinct``, ``groups`` of identical images, ``conflicting`` groups, ``constant``,
+        ``within``, and ``near`` as in :class:`Audit`; ``across[a][b]``, images of split a that are identical to
+        one of b; ``same_label[a][b]``, how many of these have the label of such an image.
 
     Raises:
         DataError: the set has no splits.
     """
     if faces.split is None:
-        raise DataError(f"{faces.name} has no splits: there is nothing to leak from one into another")
-    found = found or audit(faces)
+        raise DataError(f"{faces.name} has no splits, so nothing can leak between them")
+    found = found or audit_faces(faces)
     parts = {str(split): faces.of_split(split) for split in np.unique(faces.split)}
-    labelled = {
+    labeled = {
         split: {(image.tobytes(), int(label)) for image, label in zip(part.images, part.labels, strict=True)}
         for split, part in parts.items()
     }
@@ -141,7 +142,7 @@ def summary(faces: FaceSet, found: Audit | None = None) -> dict[str, Any]:
         "across": {a: {b: found.across[a, b] for b in parts if b != a} for a in parts},
         "same_label": {
             a: {
-                b: sum((i.tobytes(), int(k)) in labelled[b] for i, k in zip(part.images, part.labels, strict=True))
+                b: sum((i.tobytes(), int(k)) in labeled[b] for i, k in zip(part.images, part.labels, strict=True))
                 for b in parts
                 if b != a
             }
@@ -154,18 +155,18 @@ def summary(faces: FaceSet, found: Audit | None = None) -> dict[str, Any]:
 
 
 def leaked(faces: FaceSet, split: str, into: str = "Training") -> np.ndarray:
-    """Which images of ``split`` are identical to one of ``into``.
+    """Finds the images of ``split`` that are identical to one of ``into``.
 
-    To score a split without what the network was trained on::
+    To evaluate without the images that the network was trained on::
 
         test = faces.of_split("PrivateTest")
-        fair = test.select(~leaked(faces, "PrivateTest"))
+        deduplicated = test.select(~leaked(faces, "PrivateTest"))
 
     Returns:
-        bool, one per row of ``faces.of_split(split)``.
+        bool, one for each row of ``faces.of_split(split)``.
 
     Raises:
-        DataError: the set has no such split.
+        DataError: the set has no such split, or both are the same.
     """
     if split == into:
         raise DataError(f"{split} cannot leak into itself; name two splits")
@@ -173,19 +174,23 @@ def leaked(faces: FaceSet, split: str, into: str = "Training") -> np.ndarray:
     return np.array([image.tobytes() in known for image in faces.of_split(split).images], dtype=bool)
 
 
-def near_pairs(images: np.ndarray, rows: np.ndarray, distance: int) -> np.ndarray:
-    """Pairs out of ``rows`` whose images' perceptual hashes differ by at most ``distance`` bits.
+def near_duplicates(images: np.ndarray, rows: np.ndarray, distance: int) -> np.ndarray:
+    """Pairs of ``rows`` whose images have perceptual hashes that differ by at most ``distance`` bits.
 
     Args:
         images: uint8, (N, 48, 48).
-        rows: the rows to compare, each with each.
+        rows: the rows to compare, each with every other.
         distance: Hamming distance, 0 to 64.
 
     Returns:
         int64, (P, 2), each pair once.
+
+    Raises:
+        MissingExtraError: imagehash is not installed.
     """
-    import imagehash
     from PIL import Image
+
+    imagehash = require("imagehash", "faces")
 
     hashes = np.array(
         [
@@ -194,7 +199,7 @@ def near_pairs(images: np.ndarray, rows: np.ndarray, distance: int) -> np.ndarra
         ],
         dtype=np.uint8,
     )
-    words = hashes.reshape(-1, 8).view(np.uint64)[:, 0]  # 64 bits are one word: XOR and popcount in one go
+    words = hashes.reshape(-1, 8).view(np.uint64)[:, 0]  # as one word, so that XOR and popcount compare 64 bits at once
     pairs = [np.empty((0, 2), dtype=np.int64)]
     for start in range(0, len(words), 256):
         differing = np.bitwise_count(words[start : start + 256, None] ^ words[None, start:])

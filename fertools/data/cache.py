@@ -1,7 +1,8 @@
-"""The result of a slow read, kept beside its source: arrays by name, in one ``.npz``.
+"""The result of a slow read, kept next to its source: arrays by name, in one ``.npz``.
 
-For the readers of large files and of folders whose faces must first be found. A cache file is never
-trusted: without the right key, or damaged, it is as if it were not there. It holds no pickles.
+For readers of large files, and of folders in which faces must first be detected. A cache without the right key, or a
+damaged one, is treated as absent. The key says which source a cache was made from, not that its arrays are right:
+readers check those themselves. A cache contains no pickles.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from fertools.files import atomic_write
 
 
 def source_key(files: Iterable[Path], *settings: object) -> str:
-    """What a read depends on, in one string: each file's folder, name, size and time of change.
+    """A string that changes with each file's folder, name, size, and modification time.
 
-    A file's folder counts by its own name alone, so that a data set moved as a whole keeps its cache.
+    Of the folder only its own name counts, so that a data set keeps its cache when it is moved as a whole.
 
     Args:
         files: what is read, in a fixed order.
-        settings: all else that decides the result, e.g. the reader's version and options.
+        settings: everything else that determines the result, e.g. the reader's version and options.
     """
     digest = hashlib.sha256(repr(settings).encode())
     for file in files:
@@ -35,19 +36,19 @@ def source_key(files: Iterable[Path], *settings: object) -> str:
 
 
 def read(path: Path, key: str) -> dict[str, np.ndarray] | None:
-    """The arrays that :func:`write` put there under the same key, or None."""
+    """The arrays that :func:`write` stored there under the same key, or None."""
     try:
-        # A zip file: its checksums show damage. Opened here, since np.load leaves a damaged one open.
+        # A zip file: its checksums reveal damage. Opened here, since np.load leaves a damaged file open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
             return {name: kept[name] for name in kept.files} if str(kept["key"]) == key else None
-    except Exception:  # absent, foreign, or damaged in whatever way: the source is still there
+    except Exception:  # absent, foreign, or damaged in any way: the source is still there
         return None
 
 
 def write(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
-    """Keeps arrays of numbers or strings, whole or not at all.
+    """Stores arrays of numbers or strings, completely or not at all.
 
-    Where the folder cannot be written to, or the disk is full, it warns and keeps nothing.
+    If the folder isn't writable, or the disk is full, it warns and stores nothing.
     """
     contents: dict[str, Any] = {"key": np.array(key), **arrays}
     try:

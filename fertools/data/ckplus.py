@@ -1,9 +1,9 @@
 """CK+, the Extended Cohn-Kanade database, as published and as the crops known as CK+48.
 
 Lucey, Cohn, Kanade, Saragih, Ambadar and Matthews, "The Extended Cohn-Kanade Dataset (CK+): A complete
-dataset for action unit and emotion-specified expression", CVPR Workshops 2010. 327 of its films carry an
+dataset for action unit and emotion-specified expression", CVPR Workshops 2010. 327 of its sequences have an
 emotion label; each runs from a neutral face to the expression's peak. As in section 3.1 of the paper, the
-last three frames of every labelled film are taken: 981 images of 118 subjects.
+last three frames of every labeled sequence are used: 981 images of 118 subjects.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ from fertools import IMAGE_SIZE
 from fertools.data import cache
 from fertools.data.faces import LIFT, MARGIN, choose, crop, detect, read_image
 from fertools.data.faceset import DataError, FaceSet
+from fertools.paths import find_data
 
 CLASSES = ("anger", "contempt", "disgust", "fear", "happy", "sad", "surprise")
-# CK+'s numbers 1 to 7 in order, under the names that FER2013 has for six of them.
+# CK+ numbers them 1 to 7 in this order. The names are FER2013's, except for contempt, which FER2013 lacks.
 CK48_FOLDERS = ("anger", "contempt", "disgust", "fear", "happy", "sadness", "surprise")
 
-FRAMES = 3  # of each film: its last
-SEQUENCES = (45, 18, 59, 25, 69, 28, 83)  # labelled films of each class, 327 in all
+FRAMES = 3  # the last ones of each sequence
+SEQUENCES = (45, 18, 59, 25, 69, 28, 83)  # labeled sequences of each class, 327 in total
 SUBJECTS = 118
-VERSION = 1  # raised when the same frames would give other crops
+VERSION = 1  # increased when the same frames would give other crops
 
 WHERE = (
-    "CK+ is given to researchers by its authors (J. F. Cohn's group, University of Pittsburgh) under a "
-    "signed agreement: ask for the Extended Cohn-Kanade database. "
+    "Researchers get CK+ from its authors (J. F. Cohn's group, University of Pittsburgh) under a signed "
+    "agreement: request the Extended Cohn-Kanade database. "
 )
 PLACE = WHERE + (
     "Place it so that data/CK+/cohn-kanade-images/S005/001/S005_001_00000001.png and "
     "data/CK+/Emotion/S005/001/S005_001_00000011_emotion.txt exist."
 )
 PLACE_48 = WHERE + (
-    "CK+48 is a set of crops made from it. Place it so that data/CK+48/anger/S010_004_00000017.png exists."
+    "CK+48 contains crops made from it. Place it so that data/CK+48/anger/S010_004_00000017.png exists."
 )
 
 
 @dataclass(frozen=True)
 class _Sequence:
-    """A labelled film: its name, e.g. ``"S010_004"``, index into CLASSES, and frames in order."""
+    """A labeled sequence: its name, e.g. ``"S010_004"``, index into CLASSES, and frames in order."""
 
     name: str
     label: int
@@ -58,20 +59,20 @@ class _Sequence:
         return self.name.split("_")[0]
 
 
-def load_ckplus48(folder: str | Path = "data/CK+48", *, verify: bool = True) -> FaceSet:
-    """CK+48: ``<class>/Sxxx_yyy_zzzzzzzz.png``, 48x48, subject xxx, film yyy, frame zzzzzzzz.
+def load_ckplus48(folder: str | Path | None = None, *, verify: bool = True) -> FaceSet:
+    """Reads CK+48: ``<class>/Sxxx_yyy_zzzzzzzz.png``, 48x48, subject xxx, sequence yyy, frame zzzzzzzz.
 
-    Rows are in the order of the file names, whatever the class, so that they fall into the same order as
-    those of :func:`load_ckplus`.
+    Rows are sorted by file name regardless of class, so that they are in the same order as those of
+    :func:`load_ckplus`.
 
     Args:
-        folder: holds one folder per class.
+        folder: contains one folder per class; by default ``CK+48`` where :func:`fertools.paths.find_data` finds it.
         verify: also check that all 981 images are there, class by class.
 
     Raises:
-        DataError: the folder is missing, or a file or folder in it is not as it should be.
+        DataError: the folder is missing, or a file or folder in it is not as expected.
     """
-    folder = Path(folder)
+    folder = find_data("CK+48") if folder is None else Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. {PLACE_48}")
     sequences = _sequences_of_crops(folder)
@@ -81,50 +82,62 @@ def load_ckplus48(folder: str | Path = "data/CK+48", *, verify: bool = True) -> 
     return _face_set("ckplus48", sequences, images, folder)
 
 
-def load_ckplus(folder: str | Path = "data/CK+", *, verify: bool = True, progress: bool = True) -> FaceSet:
-    """CK+ in its published layout: the last three frames of each labelled film, faces found by dlib.
+def load_ckplus(folder: str | Path | None = None, *, verify: bool = True, progress: bool = True) -> FaceSet:
+    """Reads CK+ in its published layout: the last three frames of each labeled sequence, faces detected by dlib.
 
     Frames are ``cohn-kanade-images/S005/001/S005_001_00000011.png``, labels
-    ``Emotion/S005/001/S005_001_00000011_emotion.txt``; a film without a label file is passed over. The
-    largest face is cropped as :func:`fertools.data.faces.crop` does. Where dlib finds none, the box of the
-    nearest of the other two frames serves, since a sitter hardly moves between them; where it finds none in
-    all three they are searched again at twice the size; where that fails too the film is left out, with a
-    warning that names it.
+    ``Emotion/S005/001/S005_001_00000011_emotion.txt``; a sequence without a label file is skipped. The largest
+    face is cropped by :func:`fertools.data.faces.crop`. If dlib finds none in a frame, the box of the nearest of
+    the other two frames is used, since people hardly move in between. If it finds none in all three, it searches
+    them again at twice the size. If that fails too, the sequence is left out, with a warning that names it.
 
-    The crops are kept in ``folder`` as ``.ckplus.cache.npz`` and read from there until a frame, a label or
-    the way of cropping changes.
+    The crops are kept in ``folder`` as ``.ckplus.cache.npz`` and read from there until a frame, a label, or
+    the cropping changes.
 
     Args:
-        folder: holds ``cohn-kanade-images`` and ``Emotion``.
-        verify: also check that all 327 labelled films are there, class by class.
-        progress: show a bar while faces are found, about a minute.
+        folder: contains ``cohn-kanade-images`` and ``Emotion``; by default ``CK+`` where
+            :func:`fertools.paths.find_data` finds it.
+        verify: also check that all 327 labeled sequences are there, class by class.
+        progress: show a progress bar while faces are detected, about a minute.
 
     Raises:
-        DataError: a folder, label or frame is missing or not as it should be, or no face is found at all.
-        ImportError: dlib is not installed, and no earlier result is kept.
+        DataError: a folder, label, or frame is missing or not as expected, or no face is found at all.
+        MissingExtraError: dlib is not installed, and no earlier result is cached.
     """
-    folder = Path(folder)
-    sequences = _labelled_sequences(folder)
+    folder = find_data("CK+") if folder is None else Path(folder)
+    sequences = _labeled_sequences(folder)
     if verify:
         _verify(sequences, folder)
     key = cache.source_key([f for s in sequences for f in s.frames], "ckplus", VERSION, MARGIN, LIFT)
     stored = folder / ".ckplus.cache.npz"
-    kept = cache.read(stored, key)
-    if kept is None:
-        bar = tqdm(sequences, desc="CK+ faces", unit="film", disable=not progress)
+    kept = _usable(cache.read(stored, key), sequences)
+    if not kept:
+        bar = tqdm(sequences, desc="CK+ faces", unit="sequence", disable=not progress)
         crops = {sequence.name: _crop_sequence(sequence) for sequence in bar}
         kept = {name: np.stack(images) for name, images in crops.items() if images}
         cache.write(stored, key, kept)
     found = [sequence for sequence in sequences if sequence.name in kept]
     if not found:
-        raise DataError(f"{folder}: no face was found in any of {len(sequences)} films. {PLACE}")
+        raise DataError(f"{folder}: no face was found in any of {len(sequences)} sequences. {PLACE}")
     if len(found) < len(sequences):
         left_out = [sequence.name for sequence in sequences if sequence.name not in kept]
         warnings.warn(
-            f"{folder}: no face found in {len(left_out)} of {len(sequences)} films, left out: {', '.join(left_out)}",
+            f"{folder}: no face found in {len(left_out)} of {len(sequences)} sequences, "
+            f"left out: {', '.join(left_out)}",
             stacklevel=2,
         )
     return _face_set("ckplus", found, np.concatenate([kept[s.name] for s in found]), folder)
+
+
+def _usable(kept: dict[str, np.ndarray] | None, sequences: list[_Sequence]) -> dict[str, np.ndarray]:
+    """The crops in a cache, by sequence; none if any of them can't be crops of its sequence."""
+    crops = {s.name: kept[s.name] for s in sequences if s.name in kept} if kept else {}
+    for sequence in sequences:
+        images = crops.get(sequence.name)
+        shape = (len(sequence.frames), IMAGE_SIZE, IMAGE_SIZE)
+        if images is not None and (images.dtype != np.uint8 or images.shape != shape):
+            return {}
+    return crops
 
 
 def _face_set(name: str, sequences: list[_Sequence], images: np.ndarray, folder: Path) -> FaceSet:
@@ -144,14 +157,14 @@ def _verify(sequences: list[_Sequence], folder: Path) -> None:
     odd = [sequence for sequence in sequences if len(sequence.frames) != FRAMES]
     if odd:
         raise DataError(
-            f"{folder}: film {odd[0].name} has {len(odd[0].frames)} frames, but {FRAMES} are expected. "
+            f"{folder}: sequence {odd[0].name} has {len(odd[0].frames)} frames, but {FRAMES} are expected. "
             "Is a file missing? verify=False reads what is there"
         )
     found = Counter(sequence.label for sequence in sequences)
     for label, wanted in enumerate(SEQUENCES):
         if found[label] != wanted:
             raise DataError(
-                f"{folder}: {found[label]} labelled films of class {CLASSES[label]!r}, but CK+ has {wanted} "
+                f"{folder}: {found[label]} labeled sequences of class {CLASSES[label]!r}, but CK+ has {wanted} "
                 f"({wanted * FRAMES} images). Is the copy complete? verify=False reads what is there"
             )
     subjects = len({sequence.subject for sequence in sequences})
@@ -163,23 +176,24 @@ def _verify(sequences: list[_Sequence], folder: Path) -> None:
 
 
 def _sequences_of_crops(folder: Path) -> list[_Sequence]:
-    films: dict[str, tuple[int, list[Path]]] = {}
+    found: dict[str, tuple[int, list[Path]]] = {}
     for inner in _visible(folder):
         if not inner.is_dir():
-            continue  # a note beside the folders
+            continue  # e.g. a README next to the folders
         if inner.name not in CK48_FOLDERS:
             raise DataError(f"{inner}: unknown class folder; CK+48 has {', '.join(CK48_FOLDERS)}. {PLACE_48}")
         label = CK48_FOLDERS.index(inner.name)
         for file in _visible(inner):
-            name = _film_of(file)
-            if films.setdefault(name, (label, []))[0] != label:
+            name = _sequence_of(file)
+            if found.setdefault(name, (label, []))[0] != label:
                 raise DataError(
-                    f"{file}: film {name} is also in folder {CK48_FOLDERS[films[name][0]]!r}, but a film has one label"
+                    f"{file}: sequence {name} is also in folder {CK48_FOLDERS[found[name][0]]!r}, "
+                    "but a sequence has one label"
                 )
-            films[name][1].append(file)
-    if not films:
+            found[name][1].append(file)
+    if not found:
         raise DataError(f"{folder}: no images in it. {PLACE_48}")
-    return [_Sequence(name, films[name][0], tuple(films[name][1])) for name in sorted(films)]
+    return [_Sequence(name, found[name][0], tuple(found[name][1])) for name in sorted(found)]
 
 
 def _read_crop(file: Path) -> np.ndarray:
@@ -195,7 +209,7 @@ def _read_crop(file: Path) -> np.ndarray:
 # --- CK+ as published -------------------------------------------------------------------------
 
 
-def _labelled_sequences(folder: Path) -> list[_Sequence]:
+def _labeled_sequences(folder: Path) -> list[_Sequence]:
     for needed in (folder, folder / "cohn-kanade-images", folder / "Emotion"):
         if not needed.is_dir():
             raise DataError(f"{needed}: no such folder. {PLACE}")
@@ -210,7 +224,7 @@ def _labelled_sequences(folder: Path) -> list[_Sequence]:
             raise DataError(f"{frames}: {len(last)} frames, but at least {FRAMES} are expected")
         name = f"{subject}_{number}"
         for frame in last:
-            if _film_of(frame) != name:
+            if _sequence_of(frame) != name:
                 raise DataError(f"{frame}: expected a name like {name}_00000011.png in this folder")
         sequences.append(_Sequence(name, _read_label(file), last))
     if not sequences:
@@ -226,14 +240,14 @@ def _read_label(file: Path) -> int:
             raise ValueError
     except (ValueError, OverflowError) as error:
         meaning = ", ".join(f"{i} {name}" for i, name in enumerate(CLASSES, 1))
-        raise DataError(f"{file}: holds {text[:40]!r}, but one of {meaning} is expected") from error
+        raise DataError(f"{file}: contains {text[:40]!r}, but one of {meaning} is expected") from error
     return label - 1
 
 
 def _crop_sequence(sequence: _Sequence) -> list[np.ndarray]:
-    """The frames' crops, or none where no face was found in any of them."""
+    """The frames' crops, or none if no face was found in any of them."""
     grays = [read_image(frame) for frame in sequence.frames]
-    for upsample in (0, 1):  # CK+'s faces are far above the 80 pixels that need no upsampling
+    for upsample in (0, 1):  # CK+'s faces are well above 80 pixels, so they need no upsampling
         boxes = [choose(detect(gray, upsample)) for gray in grays]
         found = {i: box for i, box in enumerate(boxes) if box is not None}
         if found:
@@ -246,13 +260,13 @@ def _crop_sequence(sequence: _Sequence) -> list[np.ndarray]:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """What is in a folder, in the order of names; not what file managers hide there."""
+    """The contents of a folder, sorted by name, without hidden files."""
     return (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
 
 
-def _film_of(file: Path) -> str:
-    """The film that a frame is of: ``S010_004`` of ``S010_004_00000017.png``."""
+def _sequence_of(file: Path) -> str:
+    """The sequence that a frame belongs to: ``S010_004`` for ``S010_004_00000017.png``."""
     match = re.fullmatch(r"(S\d{3}_\d{3})_\d{8}\.png", file.name)
     if not match:
-        raise DataError(f"{file}: not named as a frame is, e.g. S010_004_00000017.png")
+        raise DataError(f"{file}: not named like a frame, e.g. S010_004_00000017.png")
     return match[1]

@@ -1,10 +1,10 @@
-"""From a photograph to 48x48 gray faces, as section 3.2 of the paper prepares CK+.
+"""From a photo to 48x48 grayscale faces, as section 3.2 of the paper prepares CK+.
 
-    read -> gray -> detect (dlib) -> choose -> square, padded -> crop -> 48x48
+    read -> grayscale -> detect (dlib) -> choose -> padded square -> crop -> 48x48
 
 "The Dlib toolkit is used for face detection ... the face region of each frame are clipped and rescaled."
-The paper says no more; how large the square is and where it sits is measured here on the data sets
-(:data:`MARGIN`, :data:`LIFT`). dlib and OpenCV are imported only when a face is looked for or cropped.
+The paper doesn't say how large the square is and where it is centered; we measured that on the data sets
+(:data:`MARGIN`, :data:`LIFT`). dlib and OpenCV are imported only when a face is detected or cropped.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ from tqdm import tqdm
 
 from fertools import IMAGE_SIZE
 from fertools.data.faceset import DataError
+from fertools.errors import require
 
 MARGIN = 0.1
 LIFT = 0.1
-# The median place of dlib's box inside the pictures of CK+48 and of FER2013, found by detecting faces in
-# a sample of both, enlarged: a tenth of the box's side is left on each side, and the picture's centre is
-# a tenth of it above the box's (0.11 in CK+48, 0.06 in FER2013), since dlib's box hangs low: it begins at
-# the brows and ends below the chin.
+# The median position of dlib's box in the images of CK+48 and FER2013, from detecting faces in an enlarged sample
+# of both: there is a margin of a tenth of the box's side on each side, and the center of the image is a tenth
+# above the box's (0.11 in CK+48, 0.06 in FER2013), since dlib's box is low: it goes from the brows to below the
+# chin.
 
 
 @dataclass(frozen=True)
 class Box:
-    """Where a face is, in pixels: columns left to right - 1, rows top to bottom - 1.
+    """The location of a face in pixels: columns left to right - 1, rows top to bottom - 1.
 
-    A box may reach over the picture's edge. ``score`` is the detector's confidence, above 0: about 1 to 2
-    for a clear face, near 0 for what may be none.
+    A box may extend past the edge of the image. ``score`` is the detector's confidence, above 0: about 1 to 2
+    for a clear face, near 0 for what may not be a face.
     """
 
     left: int
@@ -48,19 +49,19 @@ class Box:
 
     @property
     def side(self) -> int:
-        """The longer side; dlib's boxes are square but for rounding."""
+        """The longer side; dlib's boxes are square except for rounding."""
         return max(self.right - self.left, self.bottom - self.top)
 
 
 @dataclass(frozen=True, eq=False)
 class Extracted:
-    """What :func:`extract` found in one picture.
+    """The faces that :func:`extract` found in one image.
 
     Attributes:
-        source: the file, or ``"image 3"`` for the fourth of the list.
-        boxes: every face found, surest first.
+        source: the file, or ``"image 3"`` for the fourth array of the list.
+        boxes: all faces, highest score first.
         crops: uint8, (faces, 48, 48), in the order of ``boxes``.
-        problem: why there are no faces, in words; None where there are.
+        problem: why there are no faces; None if there are.
     """
 
     source: str
@@ -70,30 +71,30 @@ class Extracted:
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """A picture file as gray values, upright: uint8, (H, W).
+    """Reads an image file in grayscale, upright: uint8, (H, W).
 
-    Read with Pillow rather than OpenCV: it says why a file cannot be read, and keeps 16-bit and
-    transparent pixels for :func:`to_gray` to treat as it treats arrays. EXIF orientation is applied.
+    Uses Pillow rather than OpenCV, because it says why a file can't be read, and keeps 16-bit and transparent
+    pixels, which :func:`to_gray` then treats as it treats arrays. EXIF orientation is applied.
 
     Raises:
-        DataError: the file is missing, a folder, empty, damaged, no picture, or larger than
-            Pillow's limit against pictures that fill the memory, 89 million pixels.
+        DataError: the file is missing, a folder, empty, damaged, not an image, or larger than 89 million pixels,
+            Pillow's limit against images that fill the memory.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 return to_gray(image)
-    except Exception as error:  # Pillow's decoders raise many kinds, from OSError to SyntaxError
+    except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
         raise DataError(f"{os.fspath(path)}: {_cause(path, error)}") from error
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    """Pillow's many modes as one of those that :func:`to_gray` takes."""
+    """The pixels of an image of any mode, as an array that :func:`to_gray` accepts."""
     if image.mode == "F" or image.mode.startswith("I"):
-        values = np.asarray(image)  # "I;16", or "I", as which Pillow opens some pictures of 16 bits
+        values = np.asarray(image)  # mode "I;16", or "I", which Pillow also uses for some 16-bit images
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise DataError("32-bit values have no known white; save it with 8 or 16 bits")
+            raise DataError("the brightness of white is unknown in 32-bit images; save it with 8 or 16 bits")
         return values.astype(np.uint16)
     if image.has_transparency_data:
         return np.asarray(image.convert("RGBA"))
@@ -104,26 +105,29 @@ def _cause(path: str | os.PathLike[str], error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if Path(path).is_dir():
-        return "a folder, not a picture"
+        return "a folder, not an image"
     if Path(path).is_file() and not Path(path).stat().st_size:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture in any known format"
+        return "not an image in any known format"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
-        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it first"
-    return f"cannot be read as a picture: {error}"
+        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first"
+    return f"cannot be read as an image: {error}"
 
 
 def to_gray(image: np.ndarray | Image.Image) -> np.ndarray:
-    """The gray values of an array or of a Pillow image, upright: uint8, (H, W).
+    """Converts an array or a Pillow image to grayscale, upright: uint8, (H, W).
 
-    Gray is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, what JPEG, Pillow and OpenCV use), rounded.
-    Transparent pixels are laid on white, as a page shows them: the colour stored under full
-    transparency is arbitrary and never meant to be seen.
+    Gray is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601, as in JPEG, Pillow, and OpenCV), rounded. Transparent
+    pixels are composited on white, as on a web page: the color stored under full transparency is arbitrary
+    and never meant to be seen.
+
+    >>> to_gray(np.full((2, 2, 3), [1.0, 0.0, 0.0])).tolist()
+    [[76, 76], [76, 76]]
 
     Args:
-        image: (H, W), (H, W, 1), RGB (H, W, 3) or RGBA (H, W, 4); uint8 up to 255, uint16 up to
-            65535 or floating point from 0 to 1. A Pillow image may have any mode but 32-bit values.
+        image: (H, W), (H, W, 1), RGB (H, W, 3), or RGBA (H, W, 4); uint8 up to 255, uint16 up to
+            65535, or floating point from 0 to 1. A Pillow image may have any mode except 32-bit ones.
 
     Raises:
         DataError: another shape or type, no pixels, or a value that is out of range or not finite.
@@ -137,12 +141,12 @@ def to_gray(image: np.ndarray | Image.Image) -> np.ndarray:
         white = np.iinfo(image.dtype).max
     elif np.issubdtype(image.dtype, np.floating):
         white = 1
-        if not (image.min() >= 0 and image.max() <= 1):  # so written, NaN fails too
+        if not (image.min() >= 0 and image.max() <= 1):  # also false for NaN
             raise DataError(
-                f"an image of {image.dtype} must lie in 0 to 1, but runs from {image.min()} to {image.max()}"
+                f"an image of {image.dtype} must have values from 0 to 1, but has {image.min()} to {image.max()}"
             )
     else:
-        raise DataError(f"an image must be uint8, uint16 or floating point from 0 to 1, but is {image.dtype}")
+        raise DataError(f"an image must be uint8, uint16, or floating point from 0 to 1, but is {image.dtype}")
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
     if image.ndim == 2 and image.dtype == np.uint8:
@@ -157,25 +161,25 @@ def to_gray(image: np.ndarray | Image.Image) -> np.ndarray:
 
 @cache
 def _detector() -> Any:
-    try:
-        import dlib
-    except ImportError as error:
-        raise ImportError(
-            "finding faces needs dlib: pip install dlib-bin, or conda install -c conda-forge dlib"
-        ) from error
-    return dlib.get_frontal_face_detector()
+    return require("dlib", "faces").get_frontal_face_detector()
 
 
 def detect(gray: np.ndarray, upsample: int = 1) -> list[Box]:
-    """All faces that dlib's frontal detector finds, surest first; an empty list where it finds none.
+    """Detects all faces with dlib's frontal detector, highest score first.
 
     The detector slides a window over histograms of oriented gradients (Dalal and Triggs 2005; King,
-    "Max-margin object detection", 2015) and finds upright faces of 80 pixels and more.
+    "Max-margin object detection", 2015) and finds upright faces of at least 80 pixels.
 
     Args:
         gray: uint8, (H, W).
-        upsample: how often the picture is doubled first. 1 finds faces from 40 pixels, at over four
-            times the cost of 0: about 0.1 s rather than 0.02 s for 640x490.
+        upsample: how many times the image size is doubled first. 1 finds faces of at least 40 pixels, at more
+            than four times the cost of 0: about 0.1 s instead of 0.02 s for 640x490.
+
+    Returns:
+        The boxes; empty if there is no face.
+
+    Raises:
+        MissingExtraError: dlib is not installed.
     """
     boxes, scores, _ = _detector().run(np.ascontiguousarray(gray), upsample, 0.0)
     found = [Box(b.left(), b.top(), b.right() + 1, b.bottom() + 1, s) for b, s in zip(boxes, scores, strict=True)]
@@ -183,10 +187,10 @@ def detect(gray: np.ndarray, upsample: int = 1) -> list[Box]:
 
 
 def choose(boxes: Iterable[Box]) -> Box | None:
-    """The face, for pictures that are of one person: the largest, and None where there is none.
+    """The face, for images of one person: the largest, or None if there is none.
 
-    Boxes with less than half the highest score do not count: dlib now and then takes a sleeve for a face
-    of the same size, but is far less sure of it.
+    Boxes with less than half of the highest score don't count: dlib occasionally takes a sleeve for a face
+    of the same size, but with a much lower score.
     """
     boxes = list(boxes)
     highest = max((box.score for box in boxes), default=0.0)
@@ -195,34 +199,33 @@ def choose(boxes: Iterable[Box]) -> Box | None:
 
 
 def crop(gray: np.ndarray, box: Box, *, margin: float = MARGIN, lift: float = LIFT) -> np.ndarray:
-    """The square around a face, rescaled: uint8, (48, 48).
+    """Crops the square around a face and resizes it: uint8, (48, 48).
 
-    Where the square leaves the picture, the picture's edge is repeated: a black border would be a
-    strong edge of its own, which no face of the data sets has. Shrinking averages over areas,
-    enlarging is bicubic.
+    Where the square extends past the image, the edge pixels are repeated: a black border would add a strong
+    edge that no face of the data sets has. Downsampling averages over areas, upsampling is bicubic.
 
     Args:
         gray: uint8, (H, W).
         box: from :func:`detect`.
-        margin: how much more than the box is shown on each side, as a share of the box's side.
-        lift: how far the square's centre is above the box's, as a share of the box's side.
+        margin: what is added to the box on each side, as a fraction of the box's side.
+        lift: how far the center of the square is above the box's, as a fraction of the box's side.
 
     Raises:
-        ValueError: nothing is left of the box, or it lies outside the picture.
+        ValueError: the box is empty or outside the image.
+        MissingExtraError: OpenCV is not installed.
     """
-    import cv2
-
+    cv2 = require("cv2", "faces")
     height, width = gray.shape
     side = round(box.side * (1 + 2 * margin))
     if side < 1 or box.left >= width or box.top >= height or box.right <= 0 or box.bottom <= 0:
-        raise ValueError(f"{box} with margin {margin} leaves nothing of a {width}x{height} picture")
-    # Offsets depend on the box's size alone: a picture that is shifted gives the same crop.
+        raise ValueError(f"{box} with margin {margin} leaves nothing of an image of {width}x{height} pixels")
+    # Offsets depend only on the size of the box, so that a shifted image gives the same crop.
     left = box.left + int(np.floor((box.right - box.left - side) / 2))
     top = box.top + int(np.floor((box.bottom - box.top - side) / 2 - lift * box.side))
     rows = np.clip(np.arange(top, top + side), 0, height - 1)
     columns = np.clip(np.arange(left, left + side), 0, width - 1)
-    how = cv2.INTER_AREA if side >= IMAGE_SIZE else cv2.INTER_CUBIC
-    resized: np.ndarray = cv2.resize(gray[np.ix_(rows, columns)], (IMAGE_SIZE,) * 2, interpolation=how)
+    method = cv2.INTER_AREA if side >= IMAGE_SIZE else cv2.INTER_CUBIC
+    resized: np.ndarray = cv2.resize(gray[np.ix_(rows, columns)], (IMAGE_SIZE,) * 2, interpolation=method)
     return resized
 
 
@@ -234,23 +237,24 @@ def extract(
     lift: float = LIFT,
     progress: bool = True,
 ) -> list[Extracted]:
-    """Every face of every picture, in the order given.
+    """Detects and crops all faces of all images, in the given order.
 
-    A picture that cannot be read, and one without a face, gives an empty result that says so, and the
-    rest goes on.
+    An image that can't be read, or has no face, gives an empty result that says so, and the others are still
+    processed.
 
     Args:
-        images: files (see :func:`read_image`) and arrays (see :func:`to_gray`), mixed as you like.
+        images: files (see :func:`read_image`) and arrays (see :func:`to_gray`), in any combination.
         upsample: see :func:`detect`.
         margin: see :func:`crop`.
         lift: see :func:`crop`.
-        progress: show a bar.
+        progress: show a progress bar.
 
     Raises:
-        TypeError: one picture rather than a list of them.
+        TypeError: a single image instead of a list.
+        MissingExtraError: dlib or OpenCV is not installed.
     """
     if isinstance(images, (str, os.PathLike, np.ndarray)):
-        raise TypeError("extract takes a list of files or arrays; put a single one in a list: [image]")
+        raise TypeError("extract takes a list of files or arrays; for a single image, use [image]")
     results = []
     for i, image in enumerate(tqdm(images, desc="faces", unit="image", disable=not progress)):
         is_file = isinstance(image, (str, os.PathLike))
@@ -268,6 +272,6 @@ def extract(
                 crops = np.stack([crop(gray, box, margin=margin, lift=lift) for box in boxes])
             else:
                 smallest = 80 // 2**upsample
-                problem = f"no face found; faces are seen upright, from the front, from {smallest} pixels on"
+                problem = f"no face found; faces must be upright, frontal, and at least {smallest} pixels high"
         results.append(Extracted(source, tuple(boxes), crops, problem))
     return results

@@ -1,4 +1,4 @@
-"""Which images train and which test: a set's own splits, or cross-validation folds at three levels."""
+"""Which images are for training and which for testing: the data set's own splits, or cross-validation folds."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from fertools.data.faceset import DataError, FaceSet
 def kfold(
     faces: FaceSet, k: int = 10, *, by: Literal["image", "sequence", "subject"] = "image", seed: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draws k stratified folds.
+    """Makes k stratified cross-validation folds.
 
-    Image-level folds can put two frames of one video on both sides, so the score tells little about
-    new people. Sequence-level folds keep a video together, but not a person. Subject-independent
-    folds test every person with a network that never saw them.
+    Image-level folds can put frames of one video on both sides, so that accuracy says little about new people.
+    Sequence-level folds keep each video together, but not each person. Subject-independent folds test every
+    person with a network that was trained without them.
 
     Args:
-        faces: the set; ``by="sequence"`` and ``by="subject"`` need to know them.
-        k: folds, at least 2.
+        faces: the data set; ``by="sequence"`` needs its sequences, ``by="subject"`` its subjects.
+        k: the number of folds, at least 2.
         by: what stays together.
-        seed: the same seed draws the same folds.
+        seed: the same seed makes the same folds.
 
     Returns:
-        k pairs (train rows, test rows), index arrays in rising order. The test rows of all folds
-        together are every row once. The classes are spread as evenly as the groups allow: by image
-        they differ by at most one image a fold.
+        k pairs (train rows, test rows), index arrays in increasing order. Each row is a test row of exactly one
+        fold. The classes are distributed as evenly as the groups allow: the numbers of images of a class in two
+        image-level folds differ by at most one.
 
     Raises:
-        DataError: the set does not know its sequences or subjects, or a class has fewer than k.
+        DataError: the sequences or subjects are unknown, or a class has fewer than k of them.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     if by not in ("image", "sequence", "subject"):
-        raise DataError(f"folds by {by!r}: choose from image, sequence, subject")
+        raise DataError(f"unknown kind of folds {by!r}: choose from image, sequence, subject")
     if k < 2:
-        raise DataError(f"{k} folds: at least 2 are needed, one to test and one to train")
+        raise DataError(f"{k} folds: at least 2 are needed, one for testing and one for training")
     groups = {"image": np.arange(len(faces)), "sequence": faces.sequences, "subject": faces.subjects}[by]
     if groups is None:
-        raise DataError(f"{faces.name} does not say which {by} an image is of; draw folds by image")
+        raise DataError(f"{faces.name} does not say which {by} an image belongs to; use image-level folds")
     for label in np.unique(faces.labels):
         have = len(np.unique(groups[faces.labels == label]))
         if have < k:
             raise DataError(
                 f"{faces.name}: {k} folds by {by} need at least {k} {by}s of each class, "
-                f"but {faces.classes[label]!r} has {have}; draw at most {have}"
+                f"but {faces.classes[label]!r} has {have}; use at most {have} folds"
             )
     if by == "image":
         return list(StratifiedKFold(k, shuffle=True, random_state=seed).split(faces.labels, faces.labels))
@@ -55,12 +55,12 @@ def kfold(
     return list(grouped.split(faces.labels, faces.labels, groups))
 
 
-DEDUPLICATED = "PrivateTest, deduplicated"  # the part without images that Training contains too
+DEDUPLICATED = "PrivateTest, deduplicated"  # without the images that are also in Training
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The images that train, those that select the epoch, and the test sets by name."""
+    """The training set, the validation set that selects the epoch (or None), and the test sets by name."""
 
     training: FaceSet
     validation: FaceSet | None
@@ -74,20 +74,20 @@ def make_splits(
     fold: int = 0,
     seed: int = 0,
 ) -> Splits:
-    """Splits a set for one training.
+    """Splits a data set for one training.
 
     Args:
-        faces: the whole set.
-        protocol: ``"splits"`` takes the set's own: PublicTest selects the epoch, and both test splits
-            are measured, PrivateTest also without the images, if any, that Training contains
-            (``"PrivateTest, deduplicated"``). The others draw folds at that level: nothing selects,
-            and one fold is measured, as ``"fold"``.
-        folds: how many.
-        fold: which one tests.
+        faces: the whole data set.
+        protocol: ``"splits"`` uses the data set's own: PublicTest is for validation, and both PublicTest and
+            PrivateTest are test sets. If Training contains images of PrivateTest, PrivateTest without them is
+            a test set too, ``"PrivateTest, deduplicated"``. The other protocols make folds at that level: there
+            is no validation set, and the test set is one fold, ``"fold"``.
+        folds: the number of folds.
+        fold: which one is the test set, from 0.
         seed: of the folds.
 
     Raises:
-        DataError: the set has no such splits, or cannot be folded so.
+        DataError: the data set has no such splits, or can't be divided into such folds.
     """
     if protocol != "splits":
         train_rows, test_rows = kfold(faces, folds, by=protocol, seed=seed)[fold]

@@ -1,18 +1,18 @@
-"""Synthetic faces: rendered portraits and sequences that ship with the project.
+"""Synthetic faces: rendered portraits and sequences that ship with the library.
 
-Everything about them is known, since a script drew them (:mod:`fertools.render`): who, which movement how
-strong, pose, light, skin, what hides the face. ``data/synthetic/README.md`` is their data card.
+Everything about them is known, since a script rendered them (:mod:`fertools.render`): the person, the expression
+and its strength, pose, lighting, skin, and occlusion. ``data/synthetic/README.md`` is their data card.
 
 Files of ``data/synthetic/``:
 
 - ``Training.jpg``, ``PublicTest.jpg``, ``PrivateTest.jpg``: sheets of 48x48 tiles, row by row, in the order of
 - ``portraits.csv``, a row for each portrait, in the order of the splits;
-- ``sequences.jpg`` and ``sequences.csv``: likewise the last three frames of 327 films, as the reader of CK+
-  cuts them out;
-- ``CK+/``: twelve of the films with every frame, 640x490, laid out as CK+ is;
-- ``SHA256SUMS``: of all pictures and tables.
+- ``sequences.jpg`` and ``sequences.csv``: likewise the last three frames of 327 sequences, cropped by the reader
+  of CK+;
+- ``CK+/``: twelve of the sequences with every frame, 640x490, in the layout of CK+;
+- ``SHA256SUMS``: of all images and tables.
 
-A tile's side is a multiple of JPEG's blocks of eight: each is compressed as if it were alone.
+A tile's side is a multiple of JPEG's 8x8 blocks, so each tile is compressed independently of its neighbors.
 """
 
 from __future__ import annotations
@@ -30,87 +30,89 @@ from fertools import IMAGE_SIZE
 from fertools.data import ckplus, fer2013
 from fertools.data.faceset import SPLITS, DataError, FaceSet
 from fertools.files import atomic_write, file_digest
+from fertools.paths import find_data, package_data
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = Path("data/synthetic")
+FOLDER = Path("data/synthetic")  # in a checkout, where rendering writes
 CLASSES = (*fer2013.CLASSES, "contempt")
 COLUMNS = 50  # tiles in a row of a sheet
 QUALITY = 85  # of the sheets' JPEG
 
-RESTORE = "It comes with the project: restore it with `git checkout -- data/synthetic`."
 
+def load_portraits(folder: str | Path | None = None) -> FaceSet:
+    """Reads the portraits: 10,000 single images in FER2013's three splits, with eight labels.
 
-def load_portraits(folder: str | Path = FOLDER) -> FaceSet:
-    """The portraits: 10,000 single images in FER2013's three splits, with eight labels.
-
-    The splits share no person. :func:`table` has what is known of each image, in the same order.
+    Nobody is in two splits. :func:`table` has the attributes of each image, in the same order.
 
     Args:
-        folder: see the module's text.
+        folder: with the files above; by default ``synthetic`` where :func:`fertools.paths.find_data` finds it.
 
     Raises:
-        DataError: a file is missing, or not the one that was shipped.
+        DataError: a file is missing, or differs from the shipped one.
     """
-    folder = Path(folder)
+    folder = _folder(folder)
     rows = table("portraits", folder)
     images = np.concatenate([_sheet(folder, f"{split}.jpg", int((rows.split == split).sum())) for split in SPLITS])
     return _face_set("synthetic", images, rows, CLASSES, folder, split=rows.split.to_numpy(str))
 
 
-def load_sequences(folder: str | Path = FOLDER) -> FaceSet:
-    """The sequences' last three frames, cropped: 981 images of 327 films and 118 subjects, CK+'s labels.
+def load_sequences(folder: str | Path | None = None) -> FaceSet:
+    """Reads the sequences: the last three frames, cropped, of 327 videos of 118 subjects, 981 images with CK+'s labels.
 
     Args:
-        folder: see the module's text.
+        folder: as in :func:`load_portraits`.
 
     Raises:
-        DataError: a file is missing, or not the one that was shipped.
+        DataError: a file is missing, or differs from the shipped one.
     """
-    folder = Path(folder)
+    folder = _folder(folder)
     rows = table("sequences", folder)
     images = _sheet(folder, "sequences.jpg", len(rows))
     sequences = rows.sequence.to_numpy(str)
     return _face_set("synthetic-sequences", images, rows, ckplus.CLASSES, folder, sequences=sequences)
 
 
-def table(part: str, folder: str | Path = FOLDER) -> pd.DataFrame:
-    """What is known of each image of a part, in the order of the images.
+def table(part: str, folder: str | Path | None = None) -> pd.DataFrame:
+    """Reads the attributes of each image of a part, in the order of the images.
 
     ``label``, ``subject`` and ``split`` (portraits) or ``sequence``, ``frame`` and ``frames`` (sequences);
-    the amplitude of each label's movement, 0 to 1, in a column of its name; ``yaw`` (to the head's left),
-    ``pitch`` (up) and ``roll``, degrees; ``light_side`` and ``light_up``, where the key light stands, degrees
-    to the camera's right and above; ``light_contrast``, the key light's share, 0 to 1; ``exposure``, 1 for a
-    normal one; ``albedo`` of the skin, 0 to 1; ``hair``; ``occlusion``; ``zoom``; ``blur`` in pixels;
-    ``detail``, the resolution before scaling; ``noise`` in gray levels; ``quality`` of JPEG; and for
+    the amplitude of each label's expression, 0 to 1, in a column of its name; ``yaw`` (to the head's left),
+    ``pitch`` (up) and ``roll``, in degrees; ``light_side`` and ``light_up``, the direction of the key light in
+    degrees to the camera's right and upwards; ``light_contrast``, the key light's fraction of all light, 0 to 1;
+    ``exposure``, 1 for a normal one; ``albedo`` of the skin, 0 to 1; ``hair``; ``occlusion``; ``zoom``; ``blur`` in
+    pixels; ``detail``, the resolution before scaling; ``noise`` in gray levels; ``quality`` of JPEG; and for
     sequences ``detected``, whether dlib found the face in this frame.
+
+    >>> table("portraits")[["split", "label", "yaw"]].shape
+    (10000, 3)
 
     Args:
         part: ``"portraits"`` or ``"sequences"``.
-        folder: see the module's text.
+        folder: as in :func:`load_portraits`.
 
     Raises:
-        DataError: the file is missing, or not the one that was shipped.
+        DataError: the file is missing, or differs from the shipped one.
     """
     import pandas as pd
 
-    return pd.read_csv(io.BytesIO(_verified(Path(folder), f"{part}.csv")), keep_default_na=False)
+    return pd.read_csv(io.BytesIO(_verified(_folder(folder), f"{part}.csv")), keep_default_na=False)
 
 
 def accuracy_by(
     correct: np.ndarray, values: np.ndarray | pd.Series, bins: Sequence[float] | int | None = None
 ) -> pd.DataFrame:
-    """How accuracy depends on something known of each image, e.g. ``table(...).yaw``.
+    """Accuracy as a function of an attribute of the images, e.g. ``table(...).yaw``.
 
     Args:
-        correct: (N,) bool, whether each image's label was found.
-        values: (N,) numbers or words.
-        bins: numbers: the edges of intervals (an image outside them all does not count), or how many with
-            equally many images; None takes each value by itself.
+        correct: bool, (N,), whether each prediction is correct.
+        values: numbers or words, (N,).
+        bins: the edges of intervals (images outside all of them don't count), or the number of intervals with
+            equally many images; None makes each value its own group.
 
     Returns:
-        A row for each group: ``group``, ``centre`` (mean of the values; NaN for words), ``n``,
+        A row for each group: ``group``, ``center`` (mean of the values; NaN for words), ``n``,
         ``accuracy``, and ``low`` and ``high`` of its 95 % interval (Wilson).
 
     Raises:
@@ -132,9 +134,9 @@ def accuracy_by(
     for group, rows in pd.Series(np.asarray(correct, bool)).groupby(groups, observed=True):
         low, high = wilson_interval(int(rows.sum()), len(rows))
         inside = values[rows.index]
-        centre = float(inside.mean()) if pd.api.types.is_numeric_dtype(inside) else float("nan")
-        found.append((group, centre, len(rows), float(rows.mean()), low, high))
-    return pd.DataFrame(found, columns=["group", "centre", "n", "accuracy", "low", "high"])
+        center = float(inside.mean()) if pd.api.types.is_numeric_dtype(inside) else float("nan")
+        found.append((group, center, len(rows), float(rows.mean()), low, high))
+    return pd.DataFrame(found, columns=["group", "center", "n", "accuracy", "low", "high"])
 
 
 def _face_set(
@@ -151,17 +153,28 @@ def _face_set(
     )
 
 
+def _folder(folder: str | Path | None) -> Path:
+    return find_data("synthetic") if folder is None else Path(folder)
+
+
+def _remedy() -> str:
+    """How to get the files back."""
+    if (package_data().parent / ".git").exists():
+        return "It ships with the library: restore it with `git checkout -- data/synthetic`."
+    return "It ships with the library: reinstall it with `pip install --force-reinstall fertools`."
+
+
 def _verified(folder: Path, name: str) -> bytes:
-    """A file's bytes, if they are those that were shipped."""
+    """A file's bytes, if they are the shipped ones."""
     path, sums = folder / name, folder / "SHA256SUMS"
     for needed in (sums, path):
         if not needed.is_file():
-            raise DataError(f"{needed}: no such file. {RESTORE}")
+            raise DataError(f"{needed}: no such file. {_remedy()}")
     lines = sums.read_text(errors="replace").splitlines()
-    wanted = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
+    expected = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != wanted.get(name):
-        raise DataError(f"{path} is not the file that {sums.name} names: damaged or changed. {RESTORE}")
+    if hashlib.sha256(content).hexdigest() != expected.get(name):
+        raise DataError(f"{path} does not match {sums.name}: it is damaged or was changed. {_remedy()}")
     return content
 
 
@@ -173,7 +186,7 @@ def _sheet(folder: Path, name: str, count: int) -> np.ndarray:
     with Image.open(io.BytesIO(_verified(folder, name))) as image:
         pixels = np.asarray(image)
     if pixels.shape != (-(-count // COLUMNS) * IMAGE_SIZE, COLUMNS * IMAGE_SIZE):
-        raise DataError(f"{folder / name} has {pixels.shape} pixels, which do not fit {count} tiles. {RESTORE}")
+        raise DataError(f"{folder / name} has {pixels.shape} pixels, which do not fit {count} tiles. {_remedy()}")
     tiles = pixels.reshape(-1, IMAGE_SIZE, COLUMNS, IMAGE_SIZE).swapaxes(1, 2)
     return np.ascontiguousarray(tiles.reshape(-1, IMAGE_SIZE, IMAGE_SIZE)[:count])
 
@@ -189,7 +202,7 @@ def write_sheet(path: Path, images: np.ndarray) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of equal keys as CSV."""
+    """Writes rows with the same keys as CSV."""
     import pandas as pd
 
     with atomic_write(path) as part:
@@ -197,7 +210,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_checksums(folder: Path) -> None:
-    """Writes ``SHA256SUMS`` over the folder's pictures and tables, as ``sha256sum -c`` reads it."""
+    """Writes ``SHA256SUMS`` of the folder's images and tables, for ``sha256sum -c``."""
     kinds = ("*.jpg", "*.csv", "*.png", "*.txt")
     files = sorted(p for kind in kinds for p in folder.rglob(kind) if ".parts" not in p.parts)
     sums = [file_digest(p).removeprefix("sha256:") for p in files]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fertools.data import SPLITS, DataError, FaceSet
-from fertools.data.audit import audit, leaked, near_pairs, summary
+from fertools.data.audit import audit_faces, leaked, near_duplicates, summary
 
 
 def face_set(images: np.ndarray, labels: list[int], split: list[str] | None) -> FaceSet:
@@ -26,16 +26,16 @@ def face_set(images: np.ndarray, labels: list[int], split: list[str] | None) -> 
 
 
 PATTERNS = np.random.default_rng(0).integers(0, 256, (6, 48, 48), dtype=np.uint8)
-PATTERNS[0] = 7  # one single gray
+PATTERNS[0] = 7  # blank
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.sampled_from(SPLITS)), max_size=25)
 
 
 @given(ROWS)
-def test_audit_agrees_with_comparing_each_image_with_each(rows: list[tuple[int, int, str]]) -> None:
+def test_audit_agrees_with_comparing_all_pairs(rows: list[tuple[int, int, str]]) -> None:
     pattern = [row[0] for row in rows]
     labels = [row[1] for row in rows]
     split = [row[2] for row in rows]
-    found = audit(face_set(PATTERNS[np.array(pattern, dtype=int)], labels, split))
+    found = audit_faces(face_set(PATTERNS[np.array(pattern, dtype=int)], labels, split))
     everyone = range(len(rows))
     groups = {p: [i for i in everyone if pattern[i] == p] for p in set(pattern)}
 
@@ -59,7 +59,7 @@ def test_audit_agrees_with_comparing_each_image_with_each(rows: list[tuple[int, 
     }
 
 
-def test_leaked_are_the_rows_that_stand_in_the_other_split() -> None:
+def test_leaked_are_the_rows_that_are_also_in_the_other_split() -> None:
     pattern = np.array([1, 2, 3, 2, 4, 1, 5, 3])
     split = ["Training"] * 3 + ["PublicTest"] * 2 + ["PrivateTest"] * 3
     faces = face_set(PATTERNS[pattern], [0] * 8, split)
@@ -77,41 +77,41 @@ def test_leaked_are_the_rows_that_stand_in_the_other_split() -> None:
 
 
 @pytest.mark.parametrize("distance", [0, 4, 24, 64])
-def test_near_pairs_agree_with_imagehash(distance: int) -> None:
+def test_near_duplicates_agree_with_imagehash(distance: int) -> None:
     images = np.random.default_rng(2).integers(0, 256, (300, 48, 48), dtype=np.uint8)
     images[200:] = np.clip(images[:100].astype(int) + np.arange(100)[:, None, None] % 30, 0, 255)
     rows = np.arange(0, 300, 1 if distance < 64 else 10)
     hashes = {row: imagehash.phash(Image.fromarray(images[row])) for row in rows}
     wanted = {(a, b) for a in rows for b in rows if a < b and hashes[a] - hashes[b] <= distance}
-    found = near_pairs(images, rows, distance)
+    found = near_duplicates(images, rows, distance)
     assert len(found) == len(wanted)
     assert {(a, b) for a, b in found} == wanted
 
 
-def test_a_face_lit_otherwise_is_near_and_not_identical() -> None:
+def test_a_brighter_copy_is_near_and_not_identical() -> None:
     y, x = np.mgrid[-1:1:48j, -1:1:48j]
     face = (100 * np.exp(-3 * (x**2 + y**2)) + 40 * np.sin(7 * x + 2) * np.cos(5 * y) + 60).astype(np.uint8)
     images = np.stack([face, face + 20, face, PATTERNS[1], PATTERNS[0], PATTERNS[0] + 1])
-    found = audit(face_set(images, [0] * 6, ["Training", "PublicTest"] * 3))
-    assert found.near.tolist() == [[0, 1]]  # not row 2, which is row 0 again, nor the gray ones
+    found = audit_faces(face_set(images, [0] * 6, ["Training", "PublicTest"] * 3))
+    assert found.near.tolist() == [[0, 1]]  # not row 2, which is row 0 again, nor the blank ones
     assert found.near_across == 1
     assert found.constant.tolist() == [4, 5]
 
 
 def test_a_set_without_splits_and_a_report() -> None:
     faces = face_set(PATTERNS[[1, 1, 2]], [0, 1, 0], None)
-    found = audit(faces)
+    found = audit_faces(faces)
     assert (found.within, found.across, found.near_across) == ({}, {}, 0)
     assert [line.split() for line in str(found).splitlines()[:5]] == [
         ["some"],
         ["3", "images"],
         ["2", "distinct", "images"],
         ["1", "groups", "of", "identical", "images"],
-        ["1", "of", "these", "groups", "with", "conflicting", "labels"],
+        ["1", "of", "these", "groups", "have", "conflicting", "labels"],
     ]
     assert "identical to one of" not in str(found)
     split = replace(faces, split=np.array(["Training", "PublicTest", "Training"]))
-    assert "1  PublicTest images identical to one of Training" in str(audit(split))
+    assert "1  PublicTest images are identical to one of Training" in str(audit_faces(split))
 
 
 def test_summary_counts_what_leaks_and_with_which_label() -> None:
@@ -130,8 +130,8 @@ def test_summary_counts_what_leaks_and_with_which_label() -> None:
 def test_the_published_set_has_the_duplicates_that_are_known(
     published_fer2013: FaceSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fertools.data.audit.near_pairs", lambda *_: np.empty((0, 2), np.int64))  # slow
-    found = audit(published_fer2013)
+    monkeypatch.setattr("fertools.data.audit.near_duplicates", lambda *_: np.empty((0, 2), np.int64))  # slow
+    found = audit_faces(published_fer2013)
     assert found.distinct == 34_034
     assert found.across["PrivateTest", "Training"] == 288
     assert found.across["PublicTest", "Training"] == 280

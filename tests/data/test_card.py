@@ -37,4 +37,4 @@ def test_the_cards_figures_are_the_measured_ones(benchmark: ModuleType, monkeypa
 def test_they_were_measured_on_the_faces_that_ship(benchmark: ModuleType) -> None:
     fingerprint = load("synthetic", ROOT / "data").fingerprint
     assert json.loads((FOLDER / "checks.json").read_text())["fingerprint"] == fingerprint
-    assert Record.load(benchmark.TRAINED, ROOT / "data/runs").identity["data"] == fingerprint
+    assert Record.load(benchmark.TRAINED, ROOT / "data/runs").identity["data"]["content"] == fingerprint

@@ -37,7 +37,7 @@ def save_crop(folder: Path, kind: str, name: str, value: int = 0) -> Path:
 
 @pytest.fixture
 def crops(tmp_path: Path) -> Path:
-    """Three films in two classes; written in no particular order."""
+    """Three sequences in two classes, written in no particular order."""
     folder = tmp_path / "CK+48"
     for value, (kind, name) in enumerate(
         [
@@ -52,7 +52,7 @@ def crops(tmp_path: Path) -> Path:
     return folder
 
 
-def test_crops_are_read_in_the_order_of_film_and_frame(crops: Path) -> None:
+def test_crops_are_read_in_the_order_of_sequence_and_frame(crops: Path) -> None:
     (crops / ".DS_Store").touch()
     (crops / "anger" / "._S010_004_00000017.png").touch()
     (crops / "README.txt").touch()
@@ -71,10 +71,10 @@ def test_crops_are_read_in_the_order_of_film_and_frame(crops: Path) -> None:
 
 def test_a_whole_set_is_accepted_and_one_that_lacks_an_image_is_not(tmp_path: Path) -> None:
     folder = tmp_path / "CK+48"
-    films = [label for label, n in enumerate((45, 18, 59, 25, 69, 28, 83)) for _ in range(n)]
-    assert len(films) == 327
+    sequences = [label for label, n in enumerate((45, 18, 59, 25, 69, 28, 83)) for _ in range(n)]
+    assert len(sequences) == 327
     whole = save_crop(tmp_path, "one", "image").read_bytes()
-    for i, label in enumerate(films):
+    for i, label in enumerate(sequences):
         kind = folder / CLASSES[label].replace("sad", "sadness")
         kind.mkdir(parents=True, exist_ok=True)
         for frame in (11, 12, 13):
@@ -90,7 +90,7 @@ def test_a_whole_set_is_accepted_and_one_that_lacks_an_image_is_not(tmp_path: Pa
     assert len(load_ckplus48(folder, verify=False)) == 981 - 1 - 54
     for frame in (11, 13):
         (folder / "anger" / f"S000_000_{frame:08d}.png").unlink()
-    with pytest.raises(DataError, match=r"44 labelled films of class 'anger', but CK\+ has 45 \(135 images\)"):
+    with pytest.raises(DataError, match=r"44 labeled sequences of class 'anger', but CK\+ has 45 \(135 images\)"):
         load_ckplus48(folder)
 
 
@@ -119,7 +119,7 @@ SPOILED_CROPS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "anger" / "S010_004_00000017.png").write_bytes(b""),
         "00017.png: the file is empty",
     ),
-    "text": (lambda f: (f / "anger" / "S010_004_00000017.png").write_text("x"), "00017.png: not a picture"),
+    "text": (lambda f: (f / "anger" / "S010_004_00000017.png").write_text("x"), "00017.png: not an image"),
     "counts": (lambda f: None, "verify=False reads what is there"),
 }
 
@@ -153,7 +153,7 @@ def frame_of(dx: int, dy: int = 0) -> np.ndarray:
     return np.roll(frame, (dy, dx), (0, 1))
 
 
-def save_film(folder: Path, name: str, label: int | None, frames: list[np.ndarray]) -> list[Path]:
+def save_sequence(folder: Path, name: str, label: int | None, frames: list[np.ndarray]) -> list[Path]:
     subject, number = name.split("_")
     images, labels = folder / "cohn-kanade-images" / subject / number, folder / "Emotion" / subject / number
     images.mkdir(parents=True)
@@ -176,13 +176,13 @@ def found_box(frame: np.ndarray, upsample: int = 0) -> Box:
     return box
 
 
-def test_last_three_frames_of_labelled_films(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_last_three_frames_of_labeled_sequences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frames = [frame_of(dx, dy) for dx, dy in ((0, 0), (9, 3), (18, 6), (27, 9))]
-    colour = np.full((490, 640, 3), 90, np.uint8)
-    colour[:, 64:576] = PORTRAIT[:490]
-    save_film(tmp_path, "S010_002", 7, [frame_of(-20), *frames[1:]])
-    save_film(tmp_path, "S010_001", None, frames[:1])
-    save_film(tmp_path, "S005_001", 3, [colour, frames[2], frames[0]])
+    color = np.full((490, 640, 3), 90, np.uint8)
+    color[:, 64:576] = PORTRAIT[:490]
+    save_sequence(tmp_path, "S010_002", 7, [frame_of(-20), *frames[1:]])
+    save_sequence(tmp_path, "S010_001", None, frames[:1])
+    save_sequence(tmp_path, "S005_001", 3, [color, frames[2], frames[0]])
     (tmp_path / "cohn-kanade-images/S010/002/.DS_Store").touch()
     faces = load_ckplus(tmp_path, verify=False)
     assert "2/2" in capsys.readouterr().err
@@ -191,7 +191,7 @@ def test_last_three_frames_of_labelled_films(tmp_path: Path, capsys: pytest.Capt
     assert faces.subjects is not None
     assert faces.subjects.tolist() == ["S005"] * 3 + ["S010"] * 3
     assert [CLASSES[label] for label in faces.labels] == ["disgust"] * 3 + ["surprise"] * 3
-    shown = [to_gray(colour), frames[2], frames[0], *frames[1:]]
+    shown = [to_gray(color), frames[2], frames[0], *frames[1:]]
     for image, frame in zip(faces.images, shown, strict=True):
         np.testing.assert_array_equal(image, crop(frame, found_box(frame)))
     # Independently: each is the face, wherever it was in the frame.
@@ -202,8 +202,8 @@ def test_last_three_frames_of_labelled_films(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_frame_without_a_face_takes_the_nearest_frames_box(tmp_path: Path) -> None:
     first, second = frame_of(0), frame_of(60)
-    save_film(tmp_path, "S010_002", 1, [first, second, NO_FACE])
-    save_film(tmp_path, "S010_003", 1, [first, NO_FACE, NO_FACE])
+    save_sequence(tmp_path, "S010_002", 1, [first, second, NO_FACE])
+    save_sequence(tmp_path, "S010_003", 1, [first, NO_FACE, NO_FACE])
     faces = load(tmp_path)
     np.testing.assert_array_equal(faces.images[2], crop(NO_FACE, found_box(second)))
     np.testing.assert_array_equal(faces.images[4], crop(NO_FACE, found_box(first)))
@@ -211,20 +211,20 @@ def test_a_frame_without_a_face_takes_the_nearest_frames_box(tmp_path: Path) -> 
     assert not np.array_equal(faces.images[2], faces.images[4])
 
 
-def test_small_faces_are_searched_again_and_films_without_any_are_left_out(tmp_path: Path) -> None:
+def test_small_faces_are_searched_again_and_sequences_without_any_are_left_out(tmp_path: Path) -> None:
     small = np.full((490, 640), 90, np.uint8)
     small[:256, :256] = np.asarray(Image.fromarray(GRAY).resize((256, 256), Image.Resampling.BOX))
     assert detect(small, 0) == []
-    save_film(tmp_path, "S010_002", 1, [small] * 3)
-    save_film(tmp_path, "S011_001", 2, [NO_FACE] * 3)
+    save_sequence(tmp_path, "S010_002", 1, [small] * 3)
+    save_sequence(tmp_path, "S011_001", 2, [NO_FACE] * 3)
     for _ in range(2):  # also when it comes from the cache
-        with pytest.warns(UserWarning, match=r"no face found in 1 of 2 films, left out: S011_001"):
+        with pytest.warns(UserWarning, match=r"no face found in 1 of 2 sequences, left out: S011_001"):
             faces = load(tmp_path)
         assert faces.sequences is not None
         assert set(faces.sequences) == {"S010_002"}
         np.testing.assert_array_equal(faces.images[0], crop(small, found_box(small, upsample=1)))
     shutil.rmtree(tmp_path / "Emotion/S010")
-    with pytest.raises(DataError, match="no face was found in any of 1 films"):
+    with pytest.raises(DataError, match="no face was found in any of 1 sequences"):
         load(tmp_path)
 
 
@@ -237,7 +237,7 @@ def test_crops_are_kept_until_something_changes(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(ckplus, "detect", counting)
     folder = tmp_path / "CK+"
-    files = save_film(folder, "S010_002", 1, [frame_of(0), frame_of(5), frame_of(9)])
+    files = save_sequence(folder, "S010_002", 1, [frame_of(0), frame_of(5), frame_of(9)])
     first = load(folder)
     assert len(calls) == 3
     kept = folder / ".ckplus.cache.npz"
@@ -261,6 +261,27 @@ def test_crops_are_kept_until_something_changes(tmp_path: Path, monkeypatch: pyt
     assert len(calls) == 12
 
 
+@pytest.mark.parametrize(
+    "crops",
+    [
+        np.zeros((2, 48, 48), np.uint8),
+        np.zeros((3, 48, 47), np.uint8),
+        np.zeros((3, 48, 48), np.float32),
+        np.array("text"),
+    ],
+)
+def test_a_cache_that_cannot_be_right_is_as_if_not_there(tmp_path: Path, crops: np.ndarray) -> None:
+    save_sequence(tmp_path, "S010_002", 1, [frame_of(0), frame_of(5), frame_of(9)])
+    first = load(tmp_path)
+    stored = tmp_path / ".ckplus.cache.npz"
+    with np.load(stored) as kept:
+        key = kept["key"]
+    np.savez(stored, key=key, S010_002=crops)
+    assert load(tmp_path).fingerprint == first.fingerprint
+    with np.load(stored) as kept:
+        np.testing.assert_array_equal(kept["S010_002"], first.images)
+
+
 def write_label(text: str) -> Callable[[Path], object]:
     return lambda f: (f / "Emotion/S010/002/S010_002_00000003_emotion.txt").write_text(text)
 
@@ -270,7 +291,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "images": (lambda f: shutil.rmtree(f / "cohn-kanade-images"), "cohn-kanade-images: no such folder"),
     "labels": (lambda f: shutil.rmtree(f / "Emotion"), "Emotion: no such folder"),
     "no label": (lambda f: shutil.rmtree(f / "Emotion/S010"), "Emotion: no label file"),
-    "film": (
+    "sequence": (
         lambda f: shutil.rmtree(f / "cohn-kanade-images/S010/002"),
         "002: no such folder, but .*labels it",
     ),
@@ -286,21 +307,21 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "cohn-kanade-images/S010/002/S010_002_00000003.png").write_bytes(b""),
         "S010_002_00000003.png: the file is empty",
     ),
-    "neutral": (write_label("   0.0000000e+00"), "emotion.txt: holds '0.0000000e.00', but one of 1 anger"),
-    "range": (write_label("8"), "emotion.txt: holds '8'"),
-    "half": (write_label("1.5"), "emotion.txt: holds '1.5'"),
-    "word": (write_label("happy"), "emotion.txt: holds 'happy'"),
-    "nothing": (write_label(""), "emotion.txt: holds ''"),
-    "nan": (write_label("nan"), "emotion.txt: holds 'nan'"),
-    "inf": (write_label("inf"), "emotion.txt: holds 'inf'"),
-    "counts": (lambda f: None, "1 labelled films of class 'anger', but .* has 45.*verify=False"),
+    "neutral": (write_label("   0.0000000e+00"), "emotion.txt: contains '0.0000000e.00', but one of 1 anger"),
+    "range": (write_label("8"), "emotion.txt: contains '8'"),
+    "half": (write_label("1.5"), "emotion.txt: contains '1.5'"),
+    "word": (write_label("happy"), "emotion.txt: contains 'happy'"),
+    "nothing": (write_label(""), "emotion.txt: contains ''"),
+    "nan": (write_label("nan"), "emotion.txt: contains 'nan'"),
+    "inf": (write_label("inf"), "emotion.txt: contains 'inf'"),
+    "counts": (lambda f: None, "1 labeled sequences of class 'anger', but .* has 45.*verify=False"),
 }
 
 
 @pytest.mark.parametrize("what", SPOILED)
 def test_spoiled_trees(tmp_path: Path, what: str) -> None:
     folder = tmp_path / "tree"
-    save_film(folder, "S010_002", 1, [NO_FACE] * 3)
+    save_sequence(folder, "S010_002", 1, [NO_FACE] * 3)
     spoil, message = SPOILED[what]
     spoil(folder)
     with pytest.raises(DataError, match=message):

@@ -1,7 +1,9 @@
-"""Reading, gray values, detection and cropping, on two portraits in the public domain."""
+"""Reading, grayscale conversion, detection, and cropping, on two portraits in the public domain."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fertools.data import faces
 from fertools.data.faces import Box, choose, crop, detect, extract, read_image, to_gray
 from fertools.data.faceset import DataError
+from fertools.errors import MissingExtraError
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (23, 31, 3), dtype=np.uint8)
@@ -161,9 +165,9 @@ def test_exif_orientation(tmp_path: Path, orientation: int, stored: np.ndarray) 
     assert_gray(read_image(tmp_path / "a.png"), exact)
 
 
-def test_what_is_no_picture_is_refused_by_name(tmp_path: Path) -> None:
+def test_what_is_not_an_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     whole = HOPPER.read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     Image.fromarray(RGB).save(tmp_path / "whole.png")
@@ -175,12 +179,12 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path: Path) -> None:
     for name, cause in {
         "missing.png": "no such file",
         "empty.png": "the file is empty",
-        "text.jpg": "not a picture in any known format",
+        "text.jpg": "not an image in any known format",
         "half.jpg": "truncated",
-        "damaged.png": "cannot be read as a picture",
+        "damaged.png": "cannot be read as an image",
         "float.tif": "32-bit",
         "wide.tif": "32-bit",
-        ".": "a folder, not a picture",
+        ".": "a folder, not an image",
     }.items():
         with pytest.raises(DataError, match=cause) as refused:
             read_image(tmp_path / name)
@@ -294,7 +298,7 @@ def test_exactly_48_pixels_are_taken_as_they_are() -> None:
     dy=st.integers(0, 40),
 )
 @settings(max_examples=60, deadline=None)
-def test_shifted_picture_same_crop_and_edges_repeat(
+def test_shifted_image_same_crop_and_edges_repeat(
     side: int, left: int, top: int, margin: float, lift: float, dx: int, dy: int
 ) -> None:
     gray = np.random.default_rng(side).integers(0, 256, (100, 95), dtype=np.uint8)
@@ -309,8 +313,8 @@ def test_shifted_picture_same_crop_and_edges_repeat(
 
 
 @pytest.mark.parametrize("box", [Box(50, 0, 60, 10), Box(-20, 0, 0, 20), Box(0, 40, 9, 49), Box(5, 5, 5, 5)])
-def test_a_box_outside_the_picture_is_refused(box: Box) -> None:
-    with pytest.raises(ValueError, match="50x40 picture"):
+def test_a_box_outside_the_image_is_refused(box: Box) -> None:
+    with pytest.raises(ValueError, match="image of 50x40 pixels"):
         crop(np.zeros((40, 50), np.uint8), box)
 
 
@@ -367,6 +371,19 @@ def test_extract_can_be_silent_and_empty(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("one", ["a.png", Path("a.png"), ASTRONAUT])
-def test_extract_refuses_one_picture(one: object) -> None:
+def test_extract_refuses_one_image(one: object) -> None:
     with pytest.raises(TypeError, match="list"):
         extract(one)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("module", "use"), [
+    ("dlib", lambda: detect(np.zeros((9, 9), np.uint8))),
+    ("cv2", lambda: crop(np.zeros((9, 9), np.uint8), Box(0, 0, 9, 9))),
+])  # fmt: skip
+def test_a_missing_library_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, module: str, use: Callable[[], object]
+) -> None:
+    faces._detector.cache_clear()
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"{module}: pip install 'fertools\[faces\]'"):
+        use()

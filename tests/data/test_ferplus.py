@@ -28,7 +28,7 @@ def write_votes(file: Path, faces: FaceSet) -> np.ndarray:
         f"{split},fer{row:07}.png,{','.join(str(n) for n in counts)}"
         for row, (split, counts) in enumerate(zip(faces.split, votes, strict=True))
     ]
-    rows[3] = rows[3].replace("fer0000003.png", "")  # as the published file has it where nobody saw a face
+    rows[3] = rows[3].replace("fer0000003.png", "")  # as in the published file for images that are not faces
     file.write_text("\n".join([HEADER, *rows, ""]))
     return votes
 
@@ -41,7 +41,7 @@ def test_votes_are_joined_row_by_row(tmp_path: Path, whole: FaceSet) -> None:
     assert votes.dtype == np.int64
     assert np.array_equal(votes, written)
     assert np.array_equal(usage, whole.split)
-    joined = ferplus.with_votes(whole, file)
+    joined = ferplus.join_votes(whole, file)
     assert joined.votes is not None
     assert np.array_equal(joined.votes, written)
     assert ",".join(joined.vote_classes) == HEADER.removeprefix("Usage,Image name,")
@@ -52,14 +52,14 @@ def test_votes_are_joined_row_by_row(tmp_path: Path, whole: FaceSet) -> None:
 def test_rows_in_another_order_or_number_are_refused(tmp_path: Path, whole: FaceSet) -> None:
     file = tmp_path / "fer2013new.csv"
     write_votes(file, whole)
-    with pytest.raises(DataError, match="rows of another form stand in another order"):
-        ferplus.with_votes(replace(whole, source=str(tmp_path)), file)
-    with pytest.raises(DataError, match="votes on 63 images, .* gives 21; .* both must be whole"):
-        ferplus.with_votes(whole.of_split("Training"), file)
+    with pytest.raises(DataError, match="folder format has another order"):
+        ferplus.join_votes(replace(whole, source=str(tmp_path)), file)
+    with pytest.raises(DataError, match="votes for 63 images, but .* has 21 images; .* both must be complete"):
+        ferplus.join_votes(whole.of_split("Training"), file)
     swapped = np.arange(len(whole))
     swapped[[20, 21]] = [21, 20]
-    with pytest.raises(DataError, match="image 21 is of Training, .* of PublicTest: these are not the same"):
-        ferplus.with_votes(whole.select(swapped), file)
+    with pytest.raises(DataError, match="image 21 belongs to Training, but .* says PublicTest: these are not the same"):
+        ferplus.join_votes(whole.select(swapped), file)
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
 
 
 def test_a_missing_or_foreign_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not a file\. FER\+ is had from .*microsoft/FERPlus"):
+    with pytest.raises(DataError, match=r"is not a file\. Download FER\+ from .*microsoft/FERPlus"):
         ferplus.load_votes(tmp_path / "fer2013new.csv")
     for content in ("", "emotion,pixels,Usage\n", "\x00\xff\n"):
         (tmp_path / "fer2013new.csv").write_text(content)
-        with pytest.raises(DataError, match="laid out otherwise.*Wanted: 'Usage,Image name,neutral"):
+        with pytest.raises(DataError, match="unexpected layout.*Expected: 'Usage,Image name,neutral"):
             ferplus.load_votes(tmp_path / "fer2013new.csv")
 
 
@@ -96,7 +96,7 @@ def test_plurality_is_the_emotion_with_most_votes() -> None:
         "happy": named(happiness=5, sadness=4, NF=1),
         "surprise": named(surprise=4, fear=3, anger=3),
         "sad": named(sadness=10),
-        "anger": named(anger=1, unknown=5, NF=4),  # they are no emotion
+        "anger": named(anger=1, unknown=5, NF=4),  # not emotions
         "disgust": named(disgust=5, fear=5),  # equal counts: the first
         "fear": named(fear=5, contempt=5),
         "": named(contempt=6, fear=4),
@@ -105,7 +105,7 @@ def test_plurality_is_the_emotion_with_most_votes() -> None:
     assert [fer2013.CLASSES[i] if i >= 0 else "" for i in found] == [*wanted, ""]
 
 
-def test_shares_are_the_votes_for_fer2013s_labels_over_their_sum() -> None:
+def test_vote_distribution_is_the_votes_for_fer2013s_labels_over_their_sum() -> None:
     rng = np.random.default_rng(5)
     votes = rng.multinomial(10, np.full(10, 0.1), 40)
     votes[3] = [0, 0, 0, 0, 0, 0, 0, 5, 3, 2]  # contempt, unknown, no face: nothing is left
@@ -113,7 +113,7 @@ def test_shares_are_the_votes_for_fer2013s_labels_over_their_sum() -> None:
         "x", np.zeros((40, 48, 48), np.uint8), np.arange(40) % 7, fer2013.CLASSES,
         votes=votes, vote_classes=ferplus.VOTE_CLASSES,
     )  # fmt: skip
-    found = ferplus.shares(faces)
+    found = ferplus.vote_distribution(faces)
     assert found.dtype == np.float32
     column = {"happy": "happiness", "sad": "sadness"}
     for i, row in enumerate(votes):
@@ -121,21 +121,21 @@ def test_shares_are_the_votes_for_fer2013s_labels_over_their_sum() -> None:
         wanted = np.eye(7)[faces.labels[3]] if i == 3 else np.array(counts) / sum(counts)
         np.testing.assert_allclose(found[i], wanted, rtol=1e-6)
     with pytest.raises(DataError, match="no votes"):
-        ferplus.shares(replace(faces, votes=None))
+        ferplus.vote_distribution(replace(faces, votes=None))
 
 
-def test_agreement_counts_images_votes_and_pairs_of_annotators(whole: FaceSet, tmp_path: Path) -> None:
+def test_annotator_agreement_counts_images_votes_and_pairs_of_annotators(whole: FaceSet, tmp_path: Path) -> None:
     file = tmp_path / "fer2013new.csv"
     write_votes(file, whole)
-    faces = ferplus.with_votes(whole, file)
+    faces = ferplus.join_votes(whole, file)
     assert faces.votes is not None
-    found = ferplus.agreement(faces)
+    found = ferplus.annotator_agreement(faces)
     assert found["images"].sum() == len(faces)
     assert found["annotators"].sum() == faces.votes.sum()
     same = found[found["label"] == found["choice"]]["images"].sum()
     assert same == (ferplus.plurality(faces.votes) == faces.labels).sum()
 
-    column = {"happy": "happiness", "sad": "sadness"}  # the two names that FER+ has otherwise
+    column = {"happy": "happiness", "sad": "sadness"}  # the two names that differ in FER+
     names = [faces.classes[label] for label in faces.labels]
     for_label = [row[ferplus.VOTE_CLASSES.index(column.get(n, n))] for row, n in zip(faces.votes, names, strict=True)]
     assert found["for_label"].sum() == sum(for_label)
@@ -146,17 +146,17 @@ def test_agreement_counts_images_votes_and_pairs_of_annotators(whole: FaceSet, t
         alike.append(np.mean([a == b for i, a in enumerate(said) for b in said[:i]]))
     assert (found["pairs"] * found["images"]).sum() / len(faces) == pytest.approx(np.mean(alike), abs=1e-4)
     with pytest.raises(DataError, match="no votes"):
-        ferplus.agreement(whole)
+        ferplus.annotator_agreement(whole)
 
 
-def test_answers_count_what_a_loop_over_the_images_counts(whole: FaceSet, tmp_path: Path) -> None:
+def test_prediction_agreement_counts_what_a_loop_over_the_images_counts(whole: FaceSet, tmp_path: Path) -> None:
     file = tmp_path / "fer2013new.csv"
     write_votes(file, whole)
-    faces = ferplus.with_votes(whole, file)
+    faces = ferplus.join_votes(whole, file)
     assert faces.votes is not None
     p = np.random.default_rng(2).dirichlet(np.full(7, 0.3), len(faces))
-    p[0] = np.eye(7)[3]  # sure beyond doubt
-    found = ferplus.answers(faces, p)
+    p[0] = np.eye(7)[3]  # certain
+    found = ferplus.prediction_agreement(faces, p)
 
     other = {"happy": "happiness", "sad": "sadness"}
     wanted: dict[tuple[str, int, int], list[float]] = {}
@@ -164,12 +164,12 @@ def test_answers_count_what_a_loop_over_the_images_counts(whole: FaceSet, tmp_pa
         by_name = dict(zip(ferplus.VOTE_CLASSES, row.tolist(), strict=True))
         emotions = ferplus.VOTE_CLASSES[:8]
         most = max(emotions, key=lambda name: by_name[name])  # the first of equals
-        answer, label_name = (other.get(faces.classes[k], faces.classes[k]) for k in (int(q.argmax()), label))
+        predicted, label_name = (other.get(faces.classes[k], faces.classes[k]) for k in (int(q.argmax()), label))
         back = {long: short for short, long in other.items()}
         key = (back.get(most, most) if by_name[most] else "none", by_name[most], min(9, int(q.max() * 10)))
-        line = [1, answer == label_name, by_name[most] and answer == most, by_name[most] and label_name == most]
+        line = [1, predicted == label_name, by_name[most] and predicted == most, by_name[most] and label_name == most]
         line += [bool(line[1] and line[2])]
-        line += [sum(by_name.values()), by_name[answer], by_name[label_name], q.max()]
+        line += [sum(by_name.values()), by_name[predicted], by_name[label_name], q.max()]
         counts = [by_name[other.get(name, name)] for name in faces.classes]
         target = np.array(counts) / sum(counts) if any(counts) else np.eye(7)[label]
         line += [-(target * np.log(q.clip(min=1e-12))).sum()]
@@ -178,35 +178,35 @@ def test_answers_count_what_a_loop_over_the_images_counts(whole: FaceSet, tmp_pa
         key: pytest.approx(line, abs=1e-4) for key, line in wanted.items()
     }
     with pytest.raises(DataError, match="no votes"):
-        ferplus.answers(whole, p)
+        ferplus.prediction_agreement(whole, p)
     with pytest.raises(ValueError, match=r"need probabilities of shape \(63, 7\), not \(63, 8\)"):
-        ferplus.answers(faces, np.ones((63, 8)) / 8)
+        ferplus.prediction_agreement(faces, np.ones((63, 8)) / 8)
 
 
 def test_the_published_votes(published_fer2013: FaceSet) -> None:
     if not PUBLISHED.is_file():
         pytest.skip("data/ferplus/fer2013new.csv is not there: this test reads the published votes")
-    faces = ferplus.with_votes(published_fer2013, PUBLISHED)
+    faces = ferplus.join_votes(published_fer2013, PUBLISHED)
     assert faces.votes is not None
     assert faces.votes.shape == (35_887, 10)
     assert np.bincount(faces.votes.sum(axis=1)).tolist() == [0] * 9 + [1, 35_886]  # one image has nine
     agree = ferplus.plurality(faces.votes) == faces.labels
     assert agree.mean() == pytest.approx(0.625, abs=0.0005)
     kept = pd.read_csv(PUBLISHED.parents[1] / "ferplus_agreement.csv")
-    pd.testing.assert_frame_equal(ferplus.agreement(faces), kept, check_dtype=False)
+    pd.testing.assert_frame_equal(ferplus.annotator_agreement(faces), kept, check_dtype=False)
 
 
-def test_the_kept_answers(published_fer2013: FaceSet) -> None:
-    """data/ferplus_answers.csv is what the committed runs and the published votes give."""
+def test_the_stored_agreement_of_predictions(published_fer2013: FaceSet) -> None:
+    """data/ferplus_predictions.csv is what the recorded runs and the published votes give."""
     if not PUBLISHED.is_file():
         pytest.skip("data/ferplus/fer2013new.csv is not there: this test reads the published votes")
-    faces = ferplus.with_votes(published_fer2013, PUBLISHED).of_split("PrivateTest")
-    kept = pd.read_csv(PUBLISHED.parents[1] / "ferplus_answers.csv")
-    assert "cpu-fer2013" in set(kept.run)
+    faces = ferplus.join_votes(published_fer2013, PUBLISHED).of_split("PrivateTest")
+    kept = pd.read_csv(PUBLISHED.parents[1] / "ferplus_predictions.csv")
+    assert {"cpu-fer2013", "wide-fer2013"} <= set(kept.run)
     for name, rows in kept.groupby("run"):
         run = PUBLISHED.parents[1] / "runs" / str(name)
         temperature = Record.load(run).temperature
         assert temperature
         p = np.exp(apply_temperature(load_predictions(run)["PrivateTest/single-crop"], temperature))
         found = rows.drop(columns="run").reset_index(drop=True)
-        pd.testing.assert_frame_equal(ferplus.answers(faces, p), found, check_dtype=False, rtol=1e-3)
+        pd.testing.assert_frame_equal(ferplus.prediction_agreement(faces, p), found, check_dtype=False, rtol=1e-3)

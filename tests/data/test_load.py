@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 
 import fertools.data
-from fertools.data import SPLITS, DataError, FaceSet, fer2013, inventory, load
+from fertools import paths
+from fertools.data import SPLITS, DataError, FaceSet, fer2013, inventory, load, synthetic
 
 NAMES = ["synthetic", "synthetic-sequences", "fer2013", "ferplus", "ckplus", "ckplus48"]
 
@@ -32,7 +34,7 @@ def root(tmp_path: Path, tiny_fer2013: FaceSet, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_set_is_loaded_by_name(root: Path) -> None:
     for name in ("fer2013", "FER2013"):
-        assert load(name, root).fingerprint == fer2013.load(root / "fer2013").fingerprint
+        assert load(name, root).fingerprint == fer2013.load_fer2013(root / "fer2013").fingerprint
 
 
 @pytest.mark.parametrize(
@@ -61,8 +63,52 @@ def tiny_csv(root: Path) -> FaceSet:
     return FaceSet("fer2013", one, np.zeros(1, np.int64), fer2013.CLASSES, split, source=f"{root}/fer2013.csv")
 
 
+def test_the_environment_names_the_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = root / "package"
+    package.mkdir()
+    (package / "synthetic").symlink_to(Path(__file__).parents[2] / "data" / "synthetic")
+    monkeypatch.setattr(paths, "package_data", lambda: package)
+    monkeypatch.setenv("FERTOOLS_DATA", str(root))
+    assert load("fer2013").fingerprint == fer2013.load_fer2013(root / "fer2013").fingerprint
+    assert fer2013.load_fer2013().source == str(root / "fer2013")
+    items = {item.name: item for item in inventory()}
+    assert items["fer2013"].place == root / "fer2013"
+    assert items["synthetic"].images == 10_000  # from the package
+    assert items["ckplus"].place == root / "CK+"
+
+
+def test_the_synthetic_faces_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FERTOOLS_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert len(load("synthetic")) == 10_000
+    assert len(load("synthetic-sequences")) == len(synthetic.table("sequences")) == 981
+    (tmp_path / "data").mkdir()
+    assert synthetic.load_portraits().fingerprint == load("synthetic").fingerprint
+
+
+def test_an_installed_package_is_its_own_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel has the faces inside the package, and no checkout to restore them from."""
+    shipped = tmp_path / "site-packages" / "fertools" / "shipped"
+    for module in (paths, synthetic):
+        monkeypatch.setattr(module, "package_data", lambda: shipped)
+    monkeypatch.delenv("FERTOOLS_DATA", raising=False)
+    shutil.copytree(Path(__file__).parents[2] / "data" / "synthetic", shipped / "synthetic")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert load("synthetic").source == str(shipped / "synthetic")
+    with pytest.raises(DataError, match="empty/data/fer2013 does not exist"):
+        load("fer2013")
+    (shipped / "synthetic" / "Training.jpg").unlink()
+    with pytest.raises(
+        DataError, match="Training.jpg: no such file.*pip install --force-reinstall fertools"
+    ) as missing:
+        load("synthetic")
+    assert "git" not in str(missing.value)
+
+
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"'fer2012'; known are {', '.join(NAMES)}"):
+    with pytest.raises(DataError, match=f"'fer2012'; choose from {', '.join(NAMES)}"):
         load("fer2012", tmp_path)
 
 
@@ -77,8 +123,12 @@ def test_the_inventory_tells_what_is_there_and_what_is_not(root: Path) -> None:
     assert here.fingerprint == load("fer2013", root).fingerprint
     assert "63 images" in str(here)
     assert here.fingerprint in str(here)
-    assert "rows of another form stand in another order" in items["ferplus"].problem
-    remedies = {"synthetic": "git checkout", "ckplus": "CK+ is given to", "ckplus48": "CK+ is given to"}
+    assert "folder format has another order" in items["ferplus"].problem
+    remedies = {
+        "synthetic": "git checkout",
+        "ckplus": "Researchers get CK+ from",
+        "ckplus48": "Researchers get CK+ from",
+    }
     for name, remedy in remedies.items():
         assert not items[name].present
         assert items[name].images == 0
@@ -89,7 +139,7 @@ def test_the_inventory_of_nothing(tmp_path: Path) -> None:
     items = {item.name: item for item in inventory(tmp_path / "nowhere")}
     assert [*items] == NAMES
     assert not any(item.present for item in items.values())
-    assert "comes with the project" in items["synthetic"].problem
+    assert "ships with the library" in items["synthetic"].problem
     assert "kaggle.com" in items["fer2013"].problem
 
 

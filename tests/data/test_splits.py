@@ -18,9 +18,9 @@ By = Literal["image", "sequence", "subject"]
 
 @st.composite
 def face_sets(draw: st.DrawFn) -> FaceSet:
-    """Films of one to three frames and one label each, of up to a dozen subjects."""
-    films = draw(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 2), st.integers(1, 3)), min_size=2))
-    rows = [(subject, film, label) for film, (subject, label, n) in enumerate(films) for _ in range(n)]
+    """Sequences of one to three frames and one label each, of up to a dozen subjects."""
+    drawn = draw(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 2), st.integers(1, 3)), min_size=2))
+    rows = [(subject, number, label) for number, (subject, label, n) in enumerate(drawn) for _ in range(n)]
     subjects, sequences, labels = np.array(rows).T
     return FaceSet(
         name="drawn",
@@ -55,20 +55,20 @@ def numbered(n: int = 40) -> FaceSet:
     return FaceSet("numbered", np.zeros((n, 48, 48), np.uint8), np.arange(n) % 2, ("a", "b"))
 
 
-def test_another_seed_draws_other_folds() -> None:
+def test_another_seed_makes_other_folds() -> None:
     assert kfold(numbered(), 4, seed=0)[0][1].tolist() != kfold(numbered(), 4, seed=1)[0][1].tolist()
 
 
-def test_what_cannot_be_drawn_is_refused() -> None:
+def test_impossible_folds_are_refused() -> None:
     faces = numbered()
     for by in ("sequence", "subject"):
-        with pytest.raises(DataError, match=f"does not say which {by} an image is of; draw folds by image"):
+        with pytest.raises(DataError, match=f"does not say which {by} an image belongs to; use image-level folds"):
             kfold(faces, by=by)
     with pytest.raises(DataError, match="choose from image, sequence, subject"):
         kfold(faces, by="person")  # type: ignore[arg-type]
     with pytest.raises(DataError, match="1 folds: at least 2"):
         kfold(faces, 1)
-    with pytest.raises(DataError, match="need at least 21 images of each class, but 'a' has 20; draw at most 20"):
+    with pytest.raises(DataError, match="need at least 21 images of each class, but 'a' has 20; use at most 20"):
         kfold(faces, 21)
     three = replace(faces, subjects=np.array(["x", "y", "z", "z"] * 10))
     with pytest.raises(DataError, match="5 folds by subject need at least 5 subjects of each .* 'a' has 2"):

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fertools.data import SPLITS, DataError, FaceSet, ckplus, folds, inventory, load, synthetic
+from fertools.data import SPLITS, DataError, FaceSet, ckplus, inventory, load, synthetic
+from fertools.data.splits import kfold
 from fertools.data.synthetic import CLASSES, accuracy_by, load_portraits, load_sequences, table
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +25,13 @@ SHIPPED = ROOT / "data" / "synthetic"
 
 
 def smooth(n: int, seed: int = 0) -> np.ndarray:
-    """Pictures with something in them: uint8 (n, 48, 48)."""
+    """Images with some content: uint8 (n, 48, 48)."""
     coarse = np.random.default_rng(seed).integers(0, 256, (n, 6, 6), dtype=np.uint8)
     return np.stack([np.asarray(Image.fromarray(image).resize((48, 48), Image.Resampling.BICUBIC)) for image in coarse])
 
 
 def jpeg(image: np.ndarray) -> np.ndarray:
-    """A picture after a JPEG of its own, at a sheet's quality."""
+    """An image after being compressed by itself at a sheet's quality."""
     code = io.BytesIO()
     Image.fromarray(image).save(code, "JPEG", quality=synthetic.QUALITY)
     return np.asarray(Image.open(code))
@@ -47,8 +48,8 @@ def small(tmp_path: Path) -> Path:
         rows += [{"split": split, "subject": f"{split}{i // 8}", "label": CLASSES[i % 8]} for i in range(n)]
     synthetic.write_table(folder / "portraits.csv", rows)
     synthetic.write_sheet(folder / "sequences.jpg", smooth(21, 1))
-    films = [{"sequence": f"S{i:03}_001", "subject": f"S{i:03}", "label": ckplus.CLASSES[i]} for i in range(7)]
-    synthetic.write_table(folder / "sequences.csv", [row for row in films for _ in range(3)])
+    videos = [{"sequence": f"S{i:03}_001", "subject": f"S{i:03}", "label": ckplus.CLASSES[i]} for i in range(7)]
+    synthetic.write_table(folder / "sequences.csv", [row for row in videos for _ in range(3)])
     synthetic.write_checksums(folder)
     return folder
 
@@ -89,7 +90,7 @@ def test_the_portraits_are_in_the_order_of_their_table(portraits: FaceSet) -> No
     assert [portraits.classes[label] for label in portraits.labels] == rows.label.tolist()
     assert portraits.subjects.tolist() == rows.subject.tolist()
     assert portraits.split.tolist() == rows.split.tolist()
-    # A picture's own light and the table's tell of the same picture.
+    # The images and the table agree: brighter skin, brighter image.
     brightness = portraits.images.mean((1, 2))
     assert np.corrcoef(brightness, rows.albedo)[0, 1] > 0.3
     even = portraits.images.std((1, 2))
@@ -106,10 +107,10 @@ def test_what_is_known_of_each_image(portraits: FaceSet) -> None:
         *CLASSES, "yaw", "pitch", "roll", "light_side", "light_up", "light_contrast", "exposure", "albedo", "hair",
         "occlusion", "zoom", "blur", "detail", "noise", "quality",
     ]  # fmt: skip
-    of_portraits, of_films = table("portraits", SHIPPED), table("sequences", SHIPPED)
+    of_portraits, of_sequences = table("portraits", SHIPPED), table("sequences", SHIPPED)
     assert list(of_portraits) == ["split", "subject", "label", *known]
-    assert list(of_films) == ["sequence", "frame", "frames", "subject", "label", *known, "detected"]
-    for rows in (of_portraits, of_films):
+    assert list(of_sequences) == ["sequence", "frame", "frames", "subject", "label", *known, "detected"]
+    for rows in (of_portraits, of_sequences):
         assert not rows.isna().any().any()
         for name in set(known) - {"hair", "occlusion"}:
             assert np.issubdtype(rows[name].dtype, np.number), name
@@ -138,9 +139,9 @@ def test_sequences_have_ckplus_counts(sequences: FaceSet) -> None:
     assert len(np.unique(sequences.subjects)) == 118
     assert tuple(sequences.counts().values()) == tuple(3 * n for n in (45, 18, 59, 25, 69, 28, 83))
     assert sequences.split is None
-    films = {(f, s, label) for f, s, label in zip(*of_rows(sequences), strict=True)}
-    assert len(films) == 327  # a film is one person's and has one label
-    assert all(film.split("_")[0] == subject for film, subject, _ in films)
+    videos = {(v, s, label) for v, s, label in zip(*of_rows(sequences), strict=True)}
+    assert len(videos) == 327  # each shows one person and has one label
+    assert all(video.split("_")[0] == subject for video, subject, _ in videos)
 
 
 def of_rows(faces: FaceSet) -> tuple[list[str], list[str], list[int]]:
@@ -164,7 +165,7 @@ def test_dlib_finds_the_face_in_nearly_every_frame() -> None:
 
 @pytest.mark.parametrize("by", ["image", "sequence", "subject"])
 def test_sequences_fall_into_folds(sequences: FaceSet, by: Any) -> None:
-    drawn = folds.kfold(sequences, 10, by=by)
+    drawn = kfold(sequences, 10, by=by)
     assert np.array_equal(np.sort(np.concatenate([test for _, test in drawn])), np.arange(981))
     groups = {"image": np.arange(981), "sequence": sequences.sequences, "subject": sequences.subjects}[by]
     for train, test in drawn:
@@ -172,22 +173,22 @@ def test_sequences_fall_into_folds(sequences: FaceSet, by: Any) -> None:
         assert len(np.unique(sequences.labels[test])) == 7
 
 
-def test_the_whole_films_take_ckplus_path(sequences: FaceSet, tmp_path: Path) -> None:
-    """Read as CK+ is, dlib and all, they give the crops that ship."""
-    for name in ("cohn-kanade-images", "Emotion"):  # linked, since the reader keeps its crops beside them
+def test_the_complete_videos_are_read_like_ckplus(sequences: FaceSet, tmp_path: Path) -> None:
+    """The reader of CK+, with dlib, gives the shipped crops."""
+    for name in ("cohn-kanade-images", "Emotion"):  # linked, since the reader writes a cache next to them
         (tmp_path / name).symlink_to(SHIPPED / "CK+" / name)
-    films = ckplus.load_ckplus(tmp_path, verify=False, progress=False)
-    assert len(films) == 36
-    assert len(np.unique(films.sequences)) == 12
-    assert set(films.labels) == set(range(7))
-    for name in np.unique(films.sequences):
-        ours, theirs = films.sequences == name, sequences.sequences == name
-        assert films.labels[ours].tolist() == sequences.labels[theirs].tolist()
-        for a, b in zip(films.images[ours], sequences.images[theirs], strict=True):
+    videos = ckplus.load_ckplus(tmp_path, verify=False, progress=False)
+    assert len(videos) == 36
+    assert len(np.unique(videos.sequences)) == 12
+    assert set(videos.labels) == set(range(7))
+    for name in np.unique(videos.sequences):
+        ours, theirs = videos.sequences == name, sequences.sequences == name
+        assert videos.labels[ours].tolist() == sequences.labels[theirs].tolist()
+        for a, b in zip(videos.images[ours], sequences.images[theirs], strict=True):
             assert np.abs(jpeg(a).astype(float) - b).mean() < 1
 
 
-def test_the_whole_films_have_every_frame() -> None:
+def test_the_complete_videos_have_every_frame() -> None:
     rows = table("sequences", SHIPPED).groupby("sequence").frames.first()
     counted = Counter(path.parts[-2] for path in SHIPPED.glob("CK+/cohn-kanade-images/*/*/*.png"))
     found = {path.name.rsplit("_", 1)[0] for path in SHIPPED.glob("CK+/cohn-kanade-images/*/*/*.png")}
@@ -200,7 +201,7 @@ def test_the_whole_films_have_every_frame() -> None:
 
 
 def data_files(folder: Path) -> dict[str, Path]:
-    """Pictures and tables: all but notes, figures, and what reading and rendering leave; by name in the folder."""
+    """Images and tables by name: all but notes, figures, and what reading and rendering leave behind."""
     files = (path for path in folder.rglob("*") if path.is_file())
     named = {path.relative_to(folder).as_posix(): path for path in files}
     return {
@@ -238,8 +239,8 @@ def test_load_and_inventory_know_both_parts(portraits: FaceSet, sequences: FaceS
     assert portraits.fingerprint != sequences.fingerprint
 
 
-def test_a_fingerprint_hangs_on_images_labels_and_classes(portraits: FaceSet) -> None:
-    """Worked out from the sheets by Pillow, so that every reader of the set comes to the same."""
+def test_the_fingerprint_is_of_images_labels_and_classes(portraits: FaceSet) -> None:
+    """Computed from the sheets with Pillow alone."""
     rows = table("portraits", SHIPPED)
     digest = hashlib.sha256()
     for split in SPLITS:
@@ -255,7 +256,7 @@ def test_a_fingerprint_hangs_on_images_labels_and_classes(portraits: FaceSet) ->
 # --- Made here --------------------------------------------------------------------------------
 
 
-def test_a_tile_is_compressed_as_if_it_were_alone(small: Path) -> None:
+def test_a_tile_is_compressed_independently_of_its_neighbors(small: Path) -> None:
     images = load_portraits(small).images
     drawn = np.concatenate([smooth(n, n) for n in (64, 16, 8)])
     assert len(images) == 88
@@ -265,13 +266,13 @@ def test_a_tile_is_compressed_as_if_it_were_alone(small: Path) -> None:
 
 
 def test_a_small_set_reads_as_written(small: Path) -> None:
-    faces, films = load_portraits(small), load_sequences(small)
+    faces, videos = load_portraits(small), load_sequences(small)
     assert faces.split.tolist() == ["Training"] * 64 + ["PublicTest"] * 16 + ["PrivateTest"] * 8
     assert faces.counts() == dict.fromkeys(CLASSES, 11)
     assert faces.source == str(small)
     assert faces.fingerprint == load_portraits(small).fingerprint
-    assert films.sequences.tolist()[:4] == ["S000_001"] * 3 + ["S001_001"]
-    assert films.labels.tolist() == [i // 3 for i in range(21)]
+    assert videos.sequences.tolist()[:4] == ["S000_001"] * 3 + ["S001_001"]
+    assert videos.labels.tolist() == [i // 3 for i in range(21)]
     here = {item.name: item for item in inventory(small.parent)}
     assert here["synthetic"].images == 88
     assert here["synthetic"].counts["PublicTest"] == dict.fromkeys(CLASSES, 2)
@@ -298,13 +299,13 @@ def test_checksums_are_read_by_sha256sum(small: Path) -> None:
         ("sequences.jpg", load_sequences),
     ],
 )
-def test_what_is_missing_or_damaged_is_named_with_the_remedy(small: Path, name: str, reader: Any) -> None:
+def test_a_missing_or_damaged_file_is_named_with_the_remedy(small: Path, name: str, reader: Any) -> None:
     file = small / name
     content = file.read_bytes()
     damages = {"truncated": content[: len(content) // 2], "empty": b"", "garbage": bytes(range(256)) * 9}
     for damage in damages.values():
         file.write_bytes(damage)
-        with pytest.raises(DataError, match=f"{name}.*damaged or changed.*git checkout -- data/synthetic"):
+        with pytest.raises(DataError, match=f"{name}.*damaged or was changed.*git checkout -- data/synthetic"):
             reader(small)
     file.unlink()
     with pytest.raises(DataError, match=f"{file}: no such file.*git checkout -- data/synthetic"):
@@ -316,7 +317,7 @@ def test_what_is_missing_or_damaged_is_named_with_the_remedy(small: Path, name: 
 
 
 def test_a_sheet_of_another_size_is_refused(small: Path) -> None:
-    """One that somebody changed together with its checksum."""
+    """Even if its checksum was changed with it."""
     Image.fromarray(np.zeros((48, 2400), np.uint8)).save(small / "Training.jpg")
     synthetic.write_checksums(small)
     with pytest.raises(DataError, match=r"Training.jpg has \(48, 2400\) pixels, which do not fit 64 tiles"):
@@ -332,7 +333,7 @@ def test_a_full_row_of_tiles_leaves_no_gap(tmp_path: Path) -> None:
 
 
 def test_no_folder_no_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file. It comes with the project"):
+    with pytest.raises(DataError, match="no such file. It ships with the library"):
         load("synthetic", tmp_path)
 
 
@@ -346,7 +347,7 @@ def test_reading_imports_nothing_heavy(small: Path) -> None:
     assert done.stdout.strip() == "set()"
 
 
-# --- How accuracy depends on what is known ----------------------------------------------------
+# --- Accuracy by attribute ----------------------------------------------------
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -360,11 +361,11 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 def test_accuracy_by_word() -> None:
     right = np.array([1, 1, 0, 1, 0, 0, 1], bool)
     found = accuracy_by(right, np.array(["hand", "none", "hand", "hand", "brim", "brim", "hand"]))
-    assert list(found) == ["group", "centre", "n", "accuracy", "low", "high"]
+    assert list(found) == ["group", "center", "n", "accuracy", "low", "high"]
     assert found.group.tolist() == ["brim", "hand", "none"]
     assert found.n.tolist() == [2, 4, 1]
     assert found.accuracy.tolist() == [0, 0.75, 1]
-    assert found.centre.isna().all()
+    assert found.center.isna().all()
     for row, (k, n) in zip(found.itertuples(), [(0, 2), (3, 4), (1, 1)], strict=True):
         assert (row.low, row.high) == pytest.approx(wilson(k, n))
 
@@ -373,14 +374,14 @@ def test_accuracy_by_interval() -> None:
     yaw = np.array([-40.0, -20, -10, 0, 10, 10.5, 40, 41])
     right = np.array([0, 1, 1, 1, 0, 1, 0, 1], bool)
     found = accuracy_by(right, yaw, bins=[-40, -10, 10, 40])
-    # Each interval holds its upper edge, the first its lower one too; 41 is in none.
+    # Each interval includes its upper edge, the first also its lower one; 41 is in none.
     assert found.n.tolist() == [3, 2, 2]
     assert found.accuracy.tolist() == pytest.approx([2 / 3, 1 / 2, 1 / 2])
-    assert found.centre.tolist() == pytest.approx([-70 / 3, 5, 25.25])
+    assert found.center.tolist() == pytest.approx([-70 / 3, 5, 25.25])
     assert 0 in found.group[1]
 
 
-def test_accuracy_by_equal_shares() -> None:
+def test_accuracy_by_quantiles() -> None:
     rng = np.random.default_rng(0)
     values, right = rng.gamma(1, 1, 100), rng.random(100) < 0.6
     found = accuracy_by(right, values, bins=4)
@@ -389,14 +390,14 @@ def test_accuracy_by_equal_shares() -> None:
     for i, row in enumerate(found.itertuples()):
         inside = order[25 * i : 25 * (i + 1)]
         assert row.accuracy == pytest.approx(right[inside].mean())
-        assert row.centre == pytest.approx(values[inside].mean())
+        assert row.center == pytest.approx(values[inside].mean())
         assert (row.low, row.high) == pytest.approx(wilson(right[inside].sum(), 25))
     assert found.accuracy.mean() == pytest.approx(right.mean())
 
 
 def test_accuracy_by_number_leaves_empty_intervals_out() -> None:
     found = accuracy_by(np.ones(4, bool), np.array([1, 1, 9, 9]))
-    assert found.group.tolist() == found.centre.tolist() == [1, 9]
+    assert found.group.tolist() == found.center.tolist() == [1, 9]
     assert accuracy_by(np.ones(2, bool), np.array([1.0, 9.0]), bins=[0, 4, 8, 12]).n.tolist() == [1, 1]
 
 
