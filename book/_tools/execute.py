@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
-from myst_nb.core.read import read_myst_markdown_notebook
+from myst_nb.core.read import MystMetadataParsingError, read_myst_markdown_notebook
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
@@ -37,12 +37,19 @@ ONE_THREAD = {
 
 
 class PageError(Exception):
-    """A cell of a page failed; the message says which, and why."""
+    """A page cannot be read or executed; the message says which cell, and why."""
 
 
 def read(page: Path) -> NotebookNode:
-    """The page as Jupyter Book reads it: the cache compares the cells."""
-    notebook: NotebookNode = read_myst_markdown_notebook(page.read_text(encoding="utf-8"), path=page)
+    """The page as Jupyter Book reads it: the cache compares the cells.
+
+    Raises:
+        PageError: the header of a cell is not YAML.
+    """
+    try:
+        notebook: NotebookNode = read_myst_markdown_notebook(page.read_text(encoding="utf-8"), path=page)
+    except MystMetadataParsingError as error:
+        raise PageError(f"{page.name}: {error}") from error
     return notebook
 
 
@@ -127,4 +134,7 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="pages at a time")
     options = parser.parse_args()
     os.environ.update(ONE_THREAD)
-    sys.exit(1 if main(options.root, options.jobs) else 0)
+    try:
+        sys.exit(1 if main(options.root, options.jobs) else 0)
+    except PageError as error:
+        sys.exit(str(error))
