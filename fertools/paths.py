@@ -3,10 +3,11 @@
 A place that is named explicitly is the only one searched. Otherwise, in this order:
 
 1. the environment variable, ``FERTOOLS_DATA`` for data sets or ``FERTOOLS_RUNS`` for runs;
-2. the current project: ``data/`` or ``data/runs/`` in the working directory, and ``runs/``;
+2. without it, the current project: ``data/`` in the working directory for data sets, ``data/runs/`` and
+   ``runs/`` for runs;
 3. the package: the synthetic faces, the shipped network, and the small tables that are installed with it.
 
-New runs are written to the first place that applies, never into the package.
+New runs are written to the first folder of 1. or 2. that exists, or else to ``runs/``; never into the package.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pathlib import Path
 from fertools.errors import RunError
 
 DATA = Path("data")
-RUNS = Path("data/runs")
+RUNS = (Path("data/runs"), Path("runs"))  # of the current project
 
 
 def package_data() -> Path:
-    """The data that ships with the library: in a wheel inside the package, in a checkout next to it."""
+    """The data that is shipped with the library: in a wheel inside the package, in a checkout next to it."""
     package = Path(str(files("fertools")))
     installed = package / "shipped"
     return installed if installed.is_dir() else package.parent / "data"
@@ -54,21 +55,27 @@ def find_data(place: str, root: str | Path | None = None) -> Path:
 
 
 def runs_folder(runs: str | Path | None = None) -> Path:
-    """Where new runs go: ``runs``, ``$FERTOOLS_RUNS``, ``data/runs`` where it exists, or ``runs``."""
+    """Where new runs go: ``runs``, ``$FERTOOLS_RUNS``, ``data/runs`` if it exists, or ``runs``."""
     if runs is not None:
         return Path(runs)
     if named := os.environ.get("FERTOOLS_RUNS"):
         return Path(named)
-    return RUNS if RUNS.is_dir() else Path("runs")
+    return next((folder for folder in RUNS if folder.is_dir()), RUNS[-1])
 
 
 def run_folders(runs: str | Path | None = None) -> list[Path]:
-    """The folders to search for runs, first to last."""
-    return [Path(runs)] if runs is not None else list(dict.fromkeys([runs_folder(), package_data() / "runs"]))
+    """The folders to search for runs, first to last, each once."""
+    if runs is not None:
+        return [Path(runs)]
+    named = os.environ.get("FERTOOLS_RUNS")
+    by_place: dict[Path, Path] = {}
+    for folder in (*([Path(named)] if named else RUNS), package_data() / "runs"):
+        by_place.setdefault(folder.resolve(), folder)  # in a checkout, the first is also the last
+    return list(by_place.values())
 
 
 def run_path(run: str | Path, runs: str | Path | None = None) -> Path:
-    """The folder of a new run: a path as it is, a plain name under :func:`runs_folder`."""
+    """The folder of a new run: a path as it is, a plain name in :func:`runs_folder`."""
     path = Path(run)
     return path if len(path.parts) > 1 or path.is_absolute() else runs_folder(runs) / path
 
