@@ -124,12 +124,11 @@ def audit(
     import json
 
     from fertools.data import load
-    from fertools.data.audit import audit as find
-    from fertools.data.audit import summary
+    from fertools.data.audit import audit_faces, summary
     from fertools.files import atomic_write
 
     faces = load(name, data_dir)
-    found = find(faces)
+    found = audit_faces(faces)
     typer.echo(str(found))
     if output is not None:
         with atomic_write(output) as part:
@@ -459,20 +458,22 @@ def compare(
     """Compare results. Without a run: the paper's tables with our rows. With one run: its recall of each
     class next to the paper's. With two: paired tests on the same images.
     """
-    from fertools.evaluation.comparisons import class_text, compare_runs, paper_tables, tables_text
-
     choices = ("single-crop", "flip", "ten-crop")
     if tta not in choices:
         raise typer.BadParameter(f"{tta!r} is not one of {', '.join(choices)}", param_hint="--tta")
+    if len(runs or []) > 2:
+        raise typer.BadParameter("compare takes at most two runs")
+
+    from fertools.evaluation.comparisons import compare_runs
+    from fertools.evaluation.tables import class_text, paper_tables, tables_text
+
     match runs or []:
-        case []:
-            typer.echo(tables_text(paper_tables()))
-        case [run]:
-            typer.echo(class_text(run, tta))
         case [a, b]:
             typer.echo(str(compare_runs(a, b, tta)))
+        case [run]:
+            typer.echo(class_text(run, tta))
         case _:
-            raise typer.BadParameter("compare takes at most two runs")
+            typer.echo(tables_text(paper_tables()))
 
 
 @app.command()
