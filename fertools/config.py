@@ -62,8 +62,9 @@ class Config:
     """
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
-            fitted = _fit(getattr(self, name), hint, f"{type(self).__name__}: {name}")
+        cls: type = type(self)
+        for name, hint in _hints(cls).items():
+            fitted = _fit(getattr(self, name), hint, f"{cls.__name__}: {name}")
             object.__setattr__(self, name, fitted)
         self.check()
 

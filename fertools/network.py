@@ -14,7 +14,7 @@ configuration the feature maps flow like this ("96" is 96x96 pixels, ``F`` a
                          +- up -> 96 -F-+48 -F-+24 -F-+12 -F-> 6 -+---+-> head   bottom
 
 Every choice that the paper leaves open is a field of :class:`NetworkConfig`. What goes beyond the paper
-is in :mod:`fertools.models`; its ``registry.build(config)`` builds every variant.
+is in :mod:`fertools.models`, where ``registry.build(config)`` builds every variant.
 """
 
 from __future__ import annotations
@@ -146,12 +146,12 @@ class BasicFeatureExtractionUnit(nn.Module):
         self.proj = nn.Conv2d(wide, channels, 1)
 
     def forward(self, x: Tensor, call: int = 0) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
-        # Normalization and ReLU act on each channel alone, so they may follow the
-        # concatenation of eq. 4: the same numbers in half the passes over memory.
+        # Normalization and ReLU act on each channel alone, so they may follow the concatenation of
+        # eq. 4, and the ReLU may overwrite its input: the same numbers in fewer passes over memory.
         q = torch.cat([conv(x) for conv in self.convs], 1)  # (N, 2C, H, W)
         if self.norm is not None and self.norm_first:
             q = self.norm(q, call)
-        q = F.relu(q)  # eq. 2: Q5 = relu(C5x5(M)), eq. 3: Q3 = relu(C3x3(M))
+        q = F.relu(q, inplace=True)  # eq. 2: Q5 = relu(C5x5(M)), eq. 3: Q3 = relu(C3x3(M))
         if self.norm is not None and not self.norm_first:
             q = self.norm(q, call)
         return self.proj(q)  # eq. 4: C1x1([Q5, Q3])
@@ -264,6 +264,14 @@ class MultiScaleFusionNet(nn.Module):
             nn.Linear(config.hidden, config.classes),
         )
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that an optimizer shall not decay, as in timm: decay would pull fusion weights to 0."""
+        return {
+            f"{name}.w"
+            for name, module in self.named_modules()
+            if isinstance(module, FeatureFusionModule) and hasattr(module, "w")
+        }
+
     def forward(self, x: Tensor) -> Tensor:  # (N, 1, 48, 48) -> (N, classes)
         stem = self.stem(x)  # (N, C, 48, 48)
         above: dict[int, Tensor] = {}  # the maps of the branch above, by size
@@ -283,7 +291,7 @@ class MultiScaleFusionNet(nn.Module):
             ends.append(x)
         *others, x = ends
         for fuse, other in zip(self.fuse_ends, others, strict=True):
-            x = fuse(x, other)  # "the bottom branch are fused with the top and middle features"
+            x = fuse(x, other)  # section 2.1: the bottom branch is fused with the top and the middle one
         return self.head(x)
 
 

@@ -1,4 +1,4 @@
-"""The networks that ours is compared with: a practitioner's first choices, trained from scratch.
+"""The networks that the paper's is compared with: a practitioner's first choices, trained from scratch.
 
 From torchvision: ResNet-18 (He et al. 2016), VGG-11 with batch norm (Simonyan and Zisserman 2015),
 MobileNetV3-Small (Howard et al. 2019), ShuffleNetV2 (Ma et al. 2018), EfficientNet-B0 (Tan and Le 2019).
@@ -31,7 +31,7 @@ class BaselineConfig(Config):
 
     name: BaselineName
     classes: Annotated[int, Range(2)] = 7
-    end_size: Literal[3, 6] = 6  # of the last feature maps, in pixels; ours end on 6 as well
+    end_size: Literal[3, 6] = 6  # of the last feature maps, in pixels; the paper's network ends on 6 as well
     dropout: Annotated[float, Range(0, 1, below=True)] = 0.5  # before the last layer
 
     def check(self) -> None:
@@ -104,9 +104,9 @@ def _efficientnet_b0() -> tuple[nn.Module, int]:
 
 
 def _vgg13() -> tuple[nn.Module, int]:
-    """Barsoum et al. 2016, section 3.1: four blocks, dropout of 0.25 behind each.
+    """Barsoum et al. 2016, section 3.1: four blocks with a dropout of 0.25 after each.
 
-    With batch norm, which they do without, and with average pooling for their two layers of 1024.
+    Ours adds batch norm, and has average pooling where theirs has two hidden layers of 1024.
     """
     layers: list[nn.Module] = []
     channels = 1
@@ -119,7 +119,7 @@ def _vgg13() -> tuple[nn.Module, int]:
 
 
 class _XceptionBlock(nn.Module):
-    """Two depthwise separable convolutions and a pool, beside a 1x1 convolution with stride 2."""
+    """Two depthwise separable convolutions and a pool, plus a shortcut: a 1x1 convolution with stride 2."""
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class _XceptionBlock(nn.Module):
 
 
 def _mini_xception() -> tuple[nn.Module, int]:
-    """Arriaga et al. 2017, figure 5, as their code has it."""
+    """Arriaga et al. 2017, figure 5, with the widths of their published code."""
     stem = [nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
     stem += [nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()]
     blocks = [_XceptionBlock(a, b) for a, b in ((8, 16), (16, 32), (32, 64), (64, 128))]
@@ -155,14 +155,11 @@ FEATURES = {
 
 
 def _gray(features: nn.Module) -> nn.Module:
-    """The same layers with a first convolution for one channel instead of three."""
-    name, conv = next((n, m) for n, m in features.named_modules() if isinstance(m, nn.Conv2d))
-    gray = nn.Conv2d(1, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=conv.bias is not None)
-    nn.init.kaiming_normal_(gray.weight, mode="fan_out", nonlinearity="relu")  # as torchvision draws it
-    if gray.bias is not None:
-        nn.init.zeros_(gray.bias)
-    parent, _, last = name.rpartition(".")
-    setattr(features.get_submodule(parent), last, gray)
+    """The same layers, but the first convolution takes one channel instead of three."""
+    conv = next(module for module in features.modules() if isinstance(module, nn.Conv2d))
+    conv.in_channels = 1
+    conv.weight = nn.Parameter(torch.empty_like(conv.weight[:, :1]))
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision draws it
     return features
 
 

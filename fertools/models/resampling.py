@@ -62,6 +62,6 @@ class Resample(nn.Module):
         n, c, h, w = x.shape
         a = self.matrix.to(x.dtype)
         x = x.permute(0, 2, 3, 1)  # channels last: both products then run on contiguous memory
-        x = a @ x.reshape(n, h, w * c)  # rows: A X
-        x = a @ x.view(-1, w, c)  # columns: (A X) A^T
+        x = a @ x.reshape(n * h, w, c)  # columns: X A^T
+        x = a @ x.view(n, h, -1)  # rows: A (X A^T)
         return x.view(n, len(a), len(a), c).permute(0, 3, 1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,24 @@ def load_state_dict(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
     with torch.no_grad():
         for name, value in wanted.items():
             value.copy_(tensors[name])
+
+
+def initialize_from(net: nn.Module, path: Path, classes: Sequence[str]) -> None:
+    """Copies the weights in a file into a network in place, to fine-tune it.
+
+    The last linear layer keeps its random weights if the file's network was trained on other classes,
+    even if on as many.
+
+    Args:
+        net: of the file's architecture, but for the number of classes.
+        path: a file that :func:`save_network` wrote.
+        classes: the label names that ``net`` is to learn.
+
+    Raises:
+        WeightsError: see :func:`load_weights`; or the weights do not fit the network.
+    """
+    tensors, metadata = load_weights(path)
+    if metadata.get("classes") != list(classes):
+        *_, last = (name for name, module in net.named_modules() if isinstance(module, nn.Linear))
+        tensors |= {name: own for name, own in net.state_dict().items() if name.startswith(f"{last}.")}
+    load_state_dict(net, tensors, path)

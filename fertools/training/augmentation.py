@@ -1,8 +1,12 @@
 """Batch augmentation on the training device, drawn anew for every image.
 
-The paper's (section 3.2): a horizontal flip, and a 48x48 cut out of the image after
-4 pixels of zero-padding. The others are the tuned recipes', or to be tried: :func:`augment`
-changes each image by itself and keeps its label, :func:`mix` makes one of two, label and all.
+The paper's (section 3.2) are a horizontal flip, and a 48x48 crop after zero-padding by 4 pixels. The
+others belong to the tuned recipes, or are there to be tried. :func:`augment` changes each image by
+itself and keeps its label; :func:`mixup` and :func:`cutmix` make one image of two, and one label.
+
+torchvision's v2 transforms compute the same, but draw one set of parameters for a whole batch, or else
+run image by image; and they draw from the global generator. These draw for each image of a batch at
+once, on any device, from a generator that is passed in, so that a stopped run repeats its draws.
 """
 
 from __future__ import annotations
@@ -17,9 +21,19 @@ from fertools.recipes import AugmentConfig
 
 
 def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Augments gray images (N, H, W), uint8 or float in gray levels; returns float (N, H, W).
+    """Augments every image by itself.
 
-    ``generator`` lies on the images' device; the same generator state gives the same result.
+    Args:
+        images: (N, H, W), uint8 or float, gray levels from 0 to 255.
+        config: what to do; see :class:`fertools.recipes.AugmentConfig`.
+        generator: on the images' device; the same state gives the same result.
+
+    Returns:
+        float32 (N, H, W), gray levels from 0 to 255.
+
+    >>> images = torch.zeros(2, 48, 48, dtype=torch.uint8)
+    >>> augment(images, AugmentConfig(rotate=10), torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 48, 48])
     """
     images = random_crop_flip(images, config, generator).float()
     if config.rotate or config.zoom:
@@ -34,7 +48,7 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
 
 
 def random_crop_flip(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Zero-pads, cuts the original size out at a random place, and mirrors some: one gather."""
+    """Zero-pads, crops the original size at a random place, and flips some, all in one gather."""
     n, h, w = images.shape
     device, pad = images.device, config.pad
     padded = F.pad(images, (pad, pad, pad, pad))
@@ -50,7 +64,7 @@ def random_crop_flip(images: Tensor, config: AugmentConfig, generator: torch.Gen
 
 
 def random_rotate_zoom(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Rotates and scales about the center, bilinear, black outside as the padding is."""
+    """Rotates clockwise and scales about the center, bilinear; black outside, as the padding is."""
     n = len(images)
     angle = math.radians(config.rotate) * _uniform(n, generator)
     scale = 1 + config.zoom * _uniform(n, generator)
@@ -62,7 +76,7 @@ def random_rotate_zoom(images: Tensor, config: AugmentConfig, generator: torch.G
 
 
 def random_erase(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Covers a random box of some images with their mean gray."""
+    """Covers a random box of some images with the image's mean."""
     n, h, w = images.shape
     device = images.device
     u = torch.rand(n, 5, generator=generator, device=device)
@@ -77,35 +91,49 @@ def random_erase(images: Tensor, config: AugmentConfig, generator: torch.Generat
     return torch.where(box, images.mean((1, 2), keepdim=True), images)
 
 
-def mix(images: Tensor, targets: Tensor, config: AugmentConfig, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mixes every image with the one before it in the batch, whose order is random in training.
+def mixup(images: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Blends every image with the one before it in the batch, whose order is random in training (Zhang et al. 2018).
 
     Args:
         images: float (N, H, W).
-        targets: float (N, classes), how much of each class an image is; mixed in the same shares.
-        config: its ``mixup`` or ``cutmix``. A box of cutmix has a random center and ends at the edge
-            of the image; the share of the labels is that of the pixels.
+        targets: class probabilities, float (N, classes); blended with the weights of their images.
+        alpha: of Beta(alpha, alpha), from which each image's weight is drawn.
         generator: as :func:`augment` takes it.
+
+    Returns:
+        The blended images and targets, of the shapes given.
+    """
+    weight = _beta(len(images), alpha, generator)
+    blended = torch.lerp(images.roll(1, 0), images, weight[:, None, None])
+    return blended, torch.lerp(targets.roll(1, 0), targets, weight[:, None])
+
+
+def cutmix(images: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Pastes a box of the image before it in the batch into every image (Yun et al. 2019).
+
+    The box has a random center, ends at the edge of the image, and covers one minus a draw from
+    Beta(alpha, alpha) of its area. A label counts by the pixels that are left of its image.
+
+    Args and returns: as :func:`mixup`.
     """
     n, h, w = images.shape
-    others, other_targets = images.roll(1, 0), targets.roll(1, 0)
-    alpha = torch.full((n, 2), config.mixup or config.cutmix, device=images.device)
-    share = torch._sample_dirichlet(alpha, generator=generator)[:, 0]  # of two: Beta, whose own takes none
-    if config.mixup:
-        images = torch.lerp(others, images, share[:, None, None])
-    else:
-        side = (1 - share).sqrt()  # of the box, as a share of the image's
-        center = torch.rand(n, 2, generator=generator, device=images.device)
-        rows = _box(h, (center[:, 0] - side / 2) * h, side * h)
-        columns = _box(w, (center[:, 1] - side / 2) * w, side * w)
-        box = rows[:, :, None] & columns[:, None, :]
-        images = torch.where(box, others, images)
-        share = 1 - box.float().mean((1, 2))
-    return images, torch.lerp(other_targets, targets, share[:, None])
+    side = (1 - _beta(n, alpha, generator)).sqrt()  # of the box, relative to the image's
+    center = torch.rand(n, 2, generator=generator, device=images.device)
+    rows = _box(h, (center[:, 0] - side / 2) * h, side * h)
+    columns = _box(w, (center[:, 1] - side / 2) * w, side * w)
+    box = rows[:, :, None] & columns[:, None, :]
+    weight = 1 - box.float().mean((1, 2))
+    return torch.where(box, images.roll(1, 0), images), torch.lerp(targets.roll(1, 0), targets, weight[:, None])
+
+
+def _beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
+    """n draws from Beta(alpha, alpha)."""
+    # The first of two numbers from a Dirichlet distribution; torch's own Beta takes no generator.
+    return torch._sample_dirichlet(torch.full((n, 2), alpha, device=generator.device), generator=generator)[:, 0]
 
 
 def _box(size: int, start: Tensor, length: Tensor) -> Tensor:
-    """Which of ``size`` pixels lie in each image's stretch: starts and lengths (N,) to bool (N, size)."""
+    """Which of ``size`` pixels are inside each image's interval: starts and lengths (N,) to bool (N, size)."""
     position = torch.arange(size, device=start.device) + 0.5
     return (position >= start[:, None]) & (position < (start + length)[:, None])
 

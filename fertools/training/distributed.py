@@ -1,9 +1,9 @@
 """Several processes, one result: training under ``torchrun``.
 
-Every process draws the random numbers of the whole batch and works on its share of it. For the
-result to equal that of one process, to rounding, three things must see the whole batch: the
-statistics of batch normalization, the mask of dropout, and the gradient. The network has about
-a megabyte of weights, so its gradient travels as one vector after the backward pass.
+Every process draws the random numbers of the whole batch and computes one part of it. For the
+result to equal that of one process, up to rounding, three things must see the whole batch: the
+statistics of batch normalization, the mask of dropout, and the gradient. The networks here have a few
+megabytes of weights, so the gradient is sent as one vector after the backward pass.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from torch.distributed.nn.functional import all_reduce
 
 
 def start(device: str | None = None) -> tuple[int, int]:
-    """(rank, number of processes); joins the group where torchrun started this process.
+    """Joins the group of processes if torchrun started this one.
 
     Args:
-        device: what the processes will compute on; None: GPUs where there are any.
+        device: what the processes compute on; None: GPUs where there are any.
+
+    Returns:
+        This process's rank, and the number of processes: (0, 1) without torchrun.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
@@ -33,10 +36,10 @@ def start(device: str | None = None) -> tuple[int, int]:
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):
-    """A batch normalization whose statistics are those of all processes' images.
+    """Batch normalization with the statistics of all processes' images.
 
-    PyTorch's own ``SyncBatchNorm`` does the same, but only on GPUs, so that it could not be held
-    against a single process in a test.
+    PyTorch's own ``SyncBatchNorm`` does the same, but only on GPUs, where no test on a CPU could
+    compare it with a single process.
     """
 
     running_mean: Tensor
@@ -68,9 +71,11 @@ class GlobalBatchNorm(nn.BatchNorm2d):
 
 
 class GlobalDropout(nn.Module):
-    """A dropout that draws the mask of the whole batch and applies this process's part of it.
+    """Dropout that draws the mask of the whole batch and applies this process's part of it.
 
-    ``by_image`` drops whole images, as stochastic depth does.
+    Args:
+        p: the probability of a zero.
+        by_image: drop whole images, as stochastic depth does.
     """
 
     def __init__(self, p: float, by_image: bool = False) -> None:
@@ -86,7 +91,7 @@ class GlobalDropout(nn.Module):
 
 
 def convert(module: nn.Module) -> nn.Module:
-    """Replaces batch normalization, dropout, and stochastic depth inside ``module`` by their global kind, in place."""
+    """Replaces normalization, dropout, and stochastic depth inside a module by their global versions, in place."""
     from torchvision.ops import StochasticDepth
 
     for name, child in module.named_children():

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+
+_TOPOLOGY = Path("/sys/devices/system/cpu")  # Linux: one folder for each logical core
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -26,23 +31,41 @@ def pick_device(name: str | None = None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"there is no device {name!r} here ({reason}); use cpu, or leave the choice to us") from None
+        raise ValueError(
+            f"there is no device {name!r} here ({reason}); use 'cpu', or name none to take the best there is"
+        ) from None
     return device
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether the device has bf16 arithmetic; without, it is emulated and slower than fp32."""
+    """Whether the device has bf16 arithmetic; without it, bf16 is emulated and slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def physical_cores() -> int:
+    """The physical cores that this process may use: two hardware threads of one core count once.
+
+    >>> physical_cores() >= 1
+    True
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    logical = os.sched_getaffinity(0)
+    try:
+        siblings = {(_TOPOLOGY / f"cpu{i}/topology/thread_siblings_list").read_text().strip() for i in logical}
+    except OSError:  # not every system tells
+        return len(logical)
+    return len(siblings)
 
 
 def keep_freed_memory() -> None:
     """Makes glibc keep freed memory for the next step instead of returning it to the system.
 
     By default every large tensor is fresh, zeroed memory: on two CPU cores, a third of a training
-    step was spent on page faults. This holds for the whole process, so that it is the command line
-    that calls it, not the trainer; call it yourself before a long training on a CPU.
+    step was spent on page faults. The setting affects the whole process, so the command line makes it
+    and the trainer does not. Call this yourself before a long training on a CPU.
     """
     if sys.platform == "linux":
         try:
@@ -53,25 +76,38 @@ def keep_freed_memory() -> None:
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 
+_GRACE = 2.0  # seconds; Slurm, torchrun and terminals send a signal to a process and to its parent, which passes it on
+_asked: list[Callable[[], bool]] = []  # the question of the block that handles signals, if there is one
+
+
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT, SIGTERM, and SIGHUP into a question that a loop asks; a second one stops at once."""
-    came: list[int] = []
+    """Turns SIGINT, SIGTERM, and SIGHUP into a question that a loop asks: has one come?
+
+    Another one, two seconds later or more, raises KeyboardInterrupt at once. What the process ignores
+    stays ignored. A block inside another asks the same question, so no signal is lost between them.
+    """
+    if _asked or threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield _asked[0] if _asked else lambda: False
+        return
+    came: list[float] = []
 
     def note(number: int, frame: object) -> None:
-        if came:
+        now = time.monotonic()
+        if came and now - came[0] >= _GRACE:
             raise KeyboardInterrupt
-        came.append(number)
+        came.append(now)
 
-    if threading.current_thread() is not threading.main_thread():  # only it may handle signals
-        yield lambda: False
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, note) for number in numbers}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {
+        number: signal.signal(number, note)
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup ignores SIGHUP
+    }
+    _asked.append(lambda: bool(came))
     try:
-        yield lambda: bool(came)
+        yield _asked[0]
     finally:
+        _asked.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
