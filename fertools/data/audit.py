@@ -9,7 +9,6 @@ import numpy as np
 from tqdm import tqdm
 
 from fertools.data.faceset import DataError, FaceSet
-from fertools.errors import require
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,13 +183,9 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, distance: int) -> np.n
 
     Returns:
         int64, (P, 2), each pair once.
-
-    Raises:
-        MissingExtraError: imagehash is not installed.
     """
+    import imagehash
     from PIL import Image
-
-    imagehash = require("imagehash", "faces")
 
     hashes = np.array(
         [

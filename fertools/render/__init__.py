@@ -1,6 +1,6 @@
 """Renders the synthetic faces: ``python -m fertools.render MODEL``.
 
-``expressions`` says how a face moves for each label, ``head`` holds the face model, ``paint`` what a person
-looks like, ``scene`` draws one picture, and ``__main__`` makes the data set of them. Reading the finished
-set needs none of this: see :mod:`fertools.data.synthetic`.
+``expressions`` says how a face moves for each label, ``head`` reads the face model, ``paint`` gives it a person's
+looks, ``scene`` renders one image, ``plan`` chooses what each image shows, and ``produce`` makes the data set.
+Reading the finished data set needs none of this: see :mod:`fertools.data.synthetic`.
 """

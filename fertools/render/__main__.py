@@ -1,4 +1,4 @@
-"""``python -m fertools.render MODEL``: makes the synthetic faces anew."""
+"""``python -m fertools.render MODEL``: renders the synthetic faces again."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from fertools.render.produce import render, render_all_frames
 
 def main(
     model: Annotated[Path, typer.Argument(help="The face model's folder: packed, or ICT-FaceKit's FaceXModel.")],
-    out: Annotated[Path, typer.Option(help="Where the set goes.")] = synthetic.FOLDER,
+    out: Annotated[Path, typer.Option(help="Where to write the data set.")] = synthetic.FOLDER,
     seed: Annotated[int, typer.Option(help="Seed of everything random.", min=0)] = 0,
-    processes: Annotated[int, typer.Option(help="How many draw at once.", min=1)] = os.cpu_count() or 1,
+    processes: Annotated[int, typer.Option(help="How many processes render.", min=1)] = os.cpu_count() or 1,
     all_frames: Annotated[
-        bool, typer.Option("--all-frames", help="Instead: all 327 films with every frame, 170 MB, as CK+ is laid out.")
+        bool,
+        typer.Option("--all-frames", help="Instead: all 327 sequences with every frame, 170 MB, in CK+'s layout."),
     ] = False,
 ) -> None:
-    """Render the synthetic faces. The same command continues a run that was stopped."""
+    """Render the synthetic faces. If it was stopped, the same command continues."""
     if all_frames:
         if out == synthetic.FOLDER:
             raise typer.BadParameter("--all-frames needs a folder of its own: --out FOLDER")

@@ -1,14 +1,14 @@
-"""Expression labels as movements of the face: which action units, how strong, how varied.
+"""Expression labels as movements of the face: which action units, how strong, and how they vary.
 
 The recipes follow the action units that the Facial Action Coding System gives for each label (Ekman,
 Friesen and Hager, *FACS Investigator's Guide*, 2002, table 10-1; contempt: Ekman and Friesen 1986), in the
-terms of the face model's shapes, which are modelled on them: ``browDown`` is unit 4, ``browInnerUp`` 1,
+terms of the face model's shapes, which are based on them: ``browDown`` is unit 4, ``browInnerUp`` 1,
 ``browOuterUp`` 2, ``eyeWide`` 5, ``cheekSquint`` 6, ``eyeSquint`` 7, ``noseSneer`` 9, ``mouthUpperUp`` 10,
 ``mouthSmile`` 12, ``mouthDimple`` 14, ``mouthFrown`` 15, ``mouthLowerDown`` 16, ``mouthShrugLower`` 17,
 ``mouthStretch`` 20, ``mouthPress`` 24, ``mouthRoll*`` 28, ``jawOpen`` 26 and 27.
 
-A recipe is a posed prototype. No label is defined by it: people show fear in many ways, and often not
-at all (Barrett et al. 2019). What the pictures are named after is what the script was told to draw.
+A recipe is a posed prototype, not the definition of a label: people show fear in many ways, and often not
+at all (Barrett et al. 2019). The label of an image is what the script was told to render.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LABELS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral", "co
 Recipe = dict[str, float]
 STRONGEST = 2.4
 
-# Several ways to show one label. A shape's name without its side stands for both sides. Above 1 a shape goes
-# beyond the strongest that its makers scanned: at 48x48 pixels a scanned brow hardly moves.
+# Several ways to show one label. A shape's name without a side means both sides. Above 1, a shape is stronger than
+# in any of its authors' scans: at 48x48 pixels the movement of a scanned brow is hardly visible.
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "anger": (
         # glaring, lips pressed
@@ -72,7 +72,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         {"browInnerUp": 1.1, "browOuterUp": 1.3, "eyeWide": 1.5, "jawOpen": 0.35},
     ),
     "neutral": ({},),
-    # One corner of the mouth; the side is drawn.
+    # One corner of the mouth; the side is random.
     "contempt": (
         {"mouthSmile_L": 0.65, "mouthDimple_L": 0.9, "mouthLeft": 0.3, "cheekSquint_L": 0.4, "eyeSquint": 0.2,
          "mouthPress_R": 0.4},
@@ -81,8 +81,8 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     ),
 }  # fmt: skip
 
-# What looks alike, and is mixed with what: pairs that people, too, confuse most (FER+'s votes).
-NEIGHBOURS: dict[str, tuple[str, ...]] = {
+# Labels that look similar, and are mixed: pairs that people confuse most, too (the votes of FER+).
+NEIGHBORS: dict[str, tuple[str, ...]] = {
     "anger": ("disgust", "sad", "fear"),
     "disgust": ("anger", "sad"),
     "fear": ("surprise", "sad", "anger"),
@@ -96,11 +96,11 @@ NEIGHBOURS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Movement:
-    """How one picture's face moves.
+    """How the face in one image moves.
 
     Attributes:
         shapes: amplitude of each of the model's shapes, from 0 to :data:`STRONGEST`.
-        amplitudes: how much of each of :data:`LABELS` is in it, 0 to 1, in their order.
+        amplitudes: the strength of each of :data:`LABELS`, 0 to 1, in their order.
     """
 
     shapes: Recipe
@@ -110,22 +110,22 @@ class Movement:
 def draw_movement(
     label: str, amplitude: float, rng: np.random.Generator, shapes: tuple[str, ...], blend: float = 0.35
 ) -> Movement:
-    """A movement for a label: one of its recipes, with what varies from face to face.
+    """Draws a movement for a label at random: one of its recipes, varied.
 
     Args:
         label: one of :data:`LABELS`.
         amplitude: 0 (nothing moves) to 1 (the recipe in full).
-        rng: all chance comes from here.
-        shapes: the face model's names of shapes.
-        blend: how often a neighbouring label is mixed in, at 0.15 to 0.5 of the amplitude.
+        rng: the only source of randomness.
+        shapes: the names of the face model's shapes.
+        blend: the probability that a similar label is mixed in, at 0.15 to 0.5 of the amplitude.
     """
     recipes = RECIPES[label]
     found = _vary(recipes[rng.integers(len(recipes))], amplitude, rng, shapes)
     amplitudes = dict.fromkeys(LABELS, 0.0)
     amplitudes[label] = amplitude if label != "neutral" else 1.0
     if rng.random() < blend:
-        other = str(rng.choice(NEIGHBOURS[label]))
-        # Beside a neutral face even a trace of another expression shows.
+        other = str(rng.choice(NEIGHBORS[label]))
+        # On a neutral face even a trace of another expression is visible.
         part = rng.uniform(0.05, 0.2) if label == "neutral" else amplitude * rng.uniform(0.15, 0.5)
         choices = RECIPES[other]
         for shape, value in _vary(choices[rng.integers(len(choices))], part, rng, shapes).items():
@@ -135,14 +135,14 @@ def draw_movement(
 
 
 def _vary(recipe: Recipe, amplitude: float, rng: np.random.Generator, shapes: tuple[str, ...]) -> Recipe:
-    """The recipe at an amplitude, each shape stronger or weaker by chance, the sides unequal."""
+    """The recipe at an amplitude, with random differences between shapes and between the two sides."""
     if rng.random() < 0.5:
         recipe = {_mirror(shape): value for shape, value in recipe.items()}
     lopsided = rng.normal(0, 0.1)  # positive: the left side moves more
     found: Recipe = {}
     for i, (shape, value) in enumerate(recipe.items()):
         value *= amplitude * rng.lognormal(0, 0.2)
-        if rng.random() < 0.08 and i:  # people rarely show all of a prototype; its first shape stays
+        if rng.random() < 0.08 and i:  # people rarely show all of a prototype; its first shape always stays
             value *= rng.uniform(0, 0.5)
         if shape in shapes:
             found[shape] = min(value, STRONGEST)

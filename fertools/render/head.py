@@ -1,8 +1,8 @@
-"""The face model: a head's surface and the paint on it.
+"""The face model: the surface of a head.
 
-ICT-FaceKit (Li et al., "Learning formation of physically-based face attributes", CVPR 2020; MIT licence) is
+ICT-FaceKit (Li et al., "Learning formation of physically-based face attributes", CVPR 2020; MIT license) is
 a head as a mean surface plus weighted displacements, 100 of identity and 57 of expression. Its surface comes
-without colours: brows, lips, hair and wrinkles are painted on its vertices here.
+without colors; :mod:`fertools.render.paint` adds brows, lips, hair, and wrinkles.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fertools.errors import DataError
 Array = np.ndarray
 
 WHERE = (
-    "Rendering needs the face model ICT-FaceKit (MIT licence): clone github.com/ICT-VGL/ICT-FaceKit and give its "
-    "folder FaceXModel, or give the folder with ict_facekit_basis.npz and vertex_indices.json."
+    "Rendering needs the face model ICT-FaceKit (MIT license): clone github.com/ICT-VGL/ICT-FaceKit and pass its "
+    "folder FaceXModel, or pass the folder with ict_facekit_basis.npz and vertex_indices.json."
 )
 
 _SKIN = ("M_Face", "M_BackHead")
@@ -36,7 +36,7 @@ class FaceModel:
     Args:
         neutral: (V, 3), the mean head.
         identity: (100, V, 3) displacements, each for one standard deviation.
-        expression: (57, V, 3) displacements, each for a shape at its full amplitude.
+        expression: (57, V, 3) displacements, each for one shape at its full amplitude.
         shapes: their names.
         faces: (F, 4) vertices of quadrilaterals; a triangle repeats its last corner.
         material: (F,) index into ``materials``.
@@ -55,8 +55,8 @@ class FaceModel:
         materials: tuple[str, ...],
         landmarks: Array,
     ) -> None:
-        # Left out: thin transparent layers over the eyes, and the iris that lies behind the eyeball's
-        # outer shell; the iris is painted on the shell instead.
+        # Left out: thin transparent layers over the eyes, and the iris, which is behind the eyeball's
+        # outer shell; it is painted on the shell instead.
         self.parts = {
             part: np.isin(material, [materials.index(name) for name in names])
             for part, names in {"skin": _SKIN, "eyes": _EYES, "mouth": _MOUTH, "lashes": _LASHES}.items()
@@ -67,15 +67,15 @@ class FaceModel:
 
     @classmethod
     def load(cls, folder: str | Path) -> FaceModel:
-        """Reads the packed basis, or a checkout's folder ``FaceXModel``.
+        """Reads the packed basis, or the folder ``FaceXModel`` of a checkout of ICT-FaceKit.
 
         Raises:
-            DataError: the folder holds neither.
+            DataError: the folder contains neither.
         """
         folder = Path(folder)
         packed, indices = folder / "ict_facekit_basis.npz", folder / "vertex_indices.json"
         if not indices.is_file() or not (packed.is_file() or (folder / "generic_neutral_mesh.obj").is_file()):
-            raise DataError(f"{folder} holds no face model. {WHERE}")
+            raise DataError(f"{folder} contains no face model. {WHERE}")
         landmarks = np.array(json.loads(indices.read_text())["idx_to_landmark_verts"])
         if not packed.is_file():
             return cls(*_read_checkout(folder), landmarks)
@@ -99,7 +99,7 @@ class FaceModel:
         return found
 
     def normals(self, vertices: Array) -> Array:
-        """Unit normals (V, 3): each the mean of its faces' normals, weighted by their area."""
+        """Unit normals (V, 3): the mean of the normals of a vertex's faces, weighted by area."""
         a, b, c, d = (vertices[self.faces[:, i]] for i in range(4))
         found = self._incidence @ np.cross(c - a, d - b)
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
@@ -110,16 +110,16 @@ class FaceModel:
         shape = (len(self.neutral), len(self.faces))
         return sparse.csr_matrix((np.ones(rows.size, np.float32), (rows, columns)), shape)
 
-    @lru_cache(maxsize=32)  # noqa: B019  (a model lives as long as its process)
+    @lru_cache(maxsize=32)  # noqa: B019  (a model exists as long as its process)
     def of_material(self, *names: str) -> Array:
-        """Which vertices belong to the materials: bool (V,)."""
+        """Which vertices belong to the materials: bool, (V,)."""
         found = np.zeros(len(self.neutral), bool)
         found[self.faces[np.isin(self._material, [self._materials.index(name) for name in names])]] = True
         return found
 
 
 def _read_checkout(folder: Path) -> tuple[Array, Array, Array, tuple[str, ...], Array, Array, tuple[str, ...]]:
-    """The model's arrays out of the public repository's OBJ files: one surface a file, in the same order."""
+    """The model's arrays from the OBJ files of the public repository, one surface per file."""
     neutral, faces, material, materials = _read_obj(folder / "generic_neutral_mesh.obj")
     others = sorted(p.stem for p in folder.glob("*.obj"))
     identity = [name for name in others if name.startswith("identity")]

@@ -1,4 +1,4 @@
-"""What a person looks like: skin, brows, lips, hair, wrinkles, painted on the face model's vertices."""
+"""A person's looks: skin, brows, lips, hair, and wrinkles, as albedo of the face model's vertices."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import numpy as np
 
 from fertools.render.head import Array, FaceModel
 
-IDENTITY_WEIGHTS = 60  # of the model's 100; the rest changes less than a millimetre
+IDENTITY_WEIGHTS = 60  # of the model's 100; the others change less than a millimeter
 LOOSE = ("short", "medium", "long")
 HAIR = ("bald", *LOOSE, "cap", "scarf")
 
 
 @dataclass(frozen=True)
 class Person:
-    """All that stays the same in every picture of a person. Albedos are shares of light, 0 to 1."""
+    """What is the same in every image of a person. Albedos are fractions of reflected light, 0 to 1."""
 
     identity: Array  # weights of the face model's identity displacements
     albedo: float  # of the skin
     hair: str  # one of HAIR
     hair_albedo: float
-    hair_length: float  # how far it stands off the scalp, cm
-    hairline: float  # degrees that it is higher than the mean
+    hair_length: float  # distance of its surface from the scalp, cm
+    hairline: float  # degrees above the mean hairline
     brow: float  # darkness of the brows
     brow_width: float  # cm
     lips: float  # darkness of the lips
     lid: float  # darkness of the line of the lids
-    beard: float  # darkness of beard and moustache; 0 for none
+    beard: float  # darkness of beard and mustache; 0 for none
     age: float  # depth of wrinkles: 0 to 1
     glasses: float  # albedo of the frame; negative for none
     iris: float  # albedo
-    resting: dict[str, float]  # how the face rests: small amplitudes of shapes
+    resting: dict[str, float]  # the face at rest: small amplitudes of shapes
     seed: int  # of skin texture
 
 
 def draw_person(rng: np.random.Generator) -> Person:
-    """A person, drawn by chance."""
+    """Draws a random person."""
     albedo = float(rng.uniform(0.22, 0.9))
     dark_hair = rng.random() < (0.9 if albedo < 0.5 else 0.6)
     bearded = rng.random() < 0.25
@@ -69,9 +69,9 @@ def draw_person(rng: np.random.Generator) -> Person:
 
 
 class Paint:
-    """The places on the model's surface that colours go to: masks (V,) from 0 to 1, in the mean head's place.
+    """Masks of the parts of the model's surface: (V,), 0 to 1, drawn on the mean head.
 
-    They are fixed to vertices, and so move with every identity and expression.
+    They belong to vertices, so they move with every identity and expression.
     """
 
     def __init__(self, model: FaceModel) -> None:
@@ -80,7 +80,7 @@ class Paint:
         self.face = model.of_material("M_Face") & (model.normals(model.neutral)[:, 2] > 0.1)
 
     def _line(self, points: Array, width: float) -> Array:
-        """A soft line through points (n, 2) or (n, 3), seen from the front if they are (n, 2)."""
+        """A soft line through points (n, 3), or (n, 2) as seen from the front."""
         points = np.asarray(points, np.float32)
         surface = self.points[:, : points.shape[1]]
         nearest = np.full(len(surface), np.inf, np.float32)
@@ -90,11 +90,11 @@ class Paint:
         return np.exp(-0.5 * (nearest / width) ** 2) * self.face
 
     def _lines(self, *lines: list[tuple[float, float]], width: float) -> Array:
-        """Several soft lines on the right and, mirrored, on the left of the face."""
+        """Several soft lines on one side of the face and, mirrored, on the other."""
         both = [np.array(line) * (sign, 1) for line in lines for sign in (1, -1)]
         return np.max([self._line(line, width) for line in both], axis=0)
 
-    @lru_cache(maxsize=8)  # noqa: B019  (pictures of one person follow each other)
+    @lru_cache(maxsize=8)  # noqa: B019  (the images of one person follow each other)
     def brows(self, width: float) -> Array:
         """Both brows; ``width`` in cm."""
         marks = self.points[self.model.landmarks]
@@ -112,36 +112,36 @@ class Paint:
 
     @cached_property
     def lids(self) -> Array:
-        """The line of lashes along the upper lids."""
+        """The lash line along the upper lids."""
         marks = self.points[self.model.landmarks]
         return np.maximum(self._line(marks[36:40], 0.1), self._line(marks[42:46], 0.1))
 
     @cached_property
     def nostrils(self) -> Array:
-        """The two nostrils, which no light reaches."""
+        """The two nostrils, which are always dark."""
         x, y, z = self.points.T
         return np.exp(-0.5 * (((np.abs(x) - 0.62) / 0.28) ** 2 + ((y + 0.85) / 0.2) ** 2)) * self.face * (z > 9.8)
 
     @cached_property
     def beard(self) -> Array:
-        """Chin, jaw and upper lip."""
+        """Chin, jaw, and upper lip."""
         x, y, z = self.points.T
         front = self.model.of_material("M_Face")
         jaw = _step(-4.6 + np.maximum(np.abs(x) - 2.0, 0) * 0.9 - y, 1.6)
-        moustache = np.exp(-0.5 * ((x / 1.9) ** 4 + ((y + 1.95 + 0.12 * np.abs(x)) / 0.42) ** 2))
+        mustache = np.exp(-0.5 * ((x / 1.9) ** 4 + ((y + 1.95 + 0.12 * np.abs(x)) / 0.42) ** 2))
         lips = np.clip(1.6 * self.lips, 0, 1)
         below_chin = _step(y + 11, 1.0)
-        return np.maximum(jaw, moustache) * (1 - lips) * front * below_chin * (z > 2)
+        return np.maximum(jaw, mustache) * (1 - lips) * front * below_chin * (z > 2)
 
     @cached_property
     def sockets(self) -> Array:
-        """The hollows around the eyes, where less of the surroundings' light arrives."""
+        """The hollows around the eyes, which get less ambient light."""
         x, y, _ = self.points.T
         return np.exp(-0.5 * (((np.abs(x) - 2.6) / 1.7) ** 2 + ((y - 3.9) / 1.0) ** 2)) * self.face
 
     @cached_property
     def wrinkles(self) -> dict[str, Array]:
-        """By the shape that deepens it (the stronger of its sides), or ``"age"`` for those always there."""
+        """Wrinkles by the shape that deepens them (the stronger side counts), or ``"age"`` for permanent ones."""
         fold = [(1.7, 0.0), (2.3, -1.0), (2.9, -2.2), (3.3, -3.4)]
         return {
             "browDown": self._lines([(0.45, 4.4), (0.55, 6.4)], width=0.17),
@@ -168,7 +168,7 @@ class Paint:
 
     @lru_cache(maxsize=8)  # noqa: B019
     def hair(self, hairline: float, covered: bool = False) -> Array:
-        """The part of the head that hair grows on; ``covered``: what a scarf covers."""
+        """The part of the head that hair grows on, or, if ``covered``, that a scarf covers."""
         x, y, z = (self.points - (0, 3.5, 0)).T
         around = np.degrees(np.arctan2(np.abs(x), z))
         above = np.degrees(np.arctan2(y, np.hypot(x, z)))
@@ -182,18 +182,18 @@ class Paint:
 
 
 def _step(values: Array, softness: float) -> Array:
-    """0 below, 1 above 0, soft over the given width."""
+    """A smooth step at 0, from 0 to 1, as wide as ``softness``."""
     return 1 / (1 + np.exp(-np.clip(values / softness * 4, -50, 50)))
 
 
 def surface(paint: Paint, person: Person, shapes: Mapping[str, float], gaze: Array) -> tuple[Array, Array]:
-    """A person's head at an expression: vertices (V, 3) in cm and albedo (V,).
+    """A person's head with an expression: vertices (V, 3) in cm and albedo (V,).
 
     Args:
-        paint: of the face model.
-        person: who.
+        paint: the masks of the face model.
+        person: the person.
         shapes: amplitudes of the model's shapes.
-        gaze: where the eyes look: degrees to the head's left and up.
+        gaze: the direction of the eyes, in degrees to the head's left and up.
     """
     model = paint.model
     amplitudes = dict(shapes)
@@ -246,7 +246,7 @@ def surface(paint: Paint, person: Person, shapes: Mapping[str, float], gaze: Arr
         angle = np.degrees(np.arccos(np.clip(around @ axis / np.linalg.norm(around, axis=1), -1, 1)))
         white = 0.62 - 0.2 * _step(angle - 40, 30)
         albedo[ball] = np.where(angle < 12, 0.02, np.where(angle < 26, person.iris, white))
-    depth = np.clip((10.7 - z) / 2.6, 0, 1)  # less light arrives deep in the mouth
+    depth = np.clip((10.7 - z) / 2.6, 0, 1)  # less light gets deep into the mouth
     teeth, gums = model.of_material("M_Teeth"), model.of_material("M_GumsTongue")
     albedo[teeth] = 0.8 * (1 - 0.95 * depth[teeth])
     albedo[gums] = 0.3 * (1 - 0.9 * depth[gums])

@@ -1,6 +1,6 @@
-"""What each picture shows, drawn by chance from a seed: people, movements, poses, light, cameras.
+"""What each image shows, drawn at random: people, movements, poses, light, cameras.
 
-Every picture depends on the seed and its own number alone, so that any of them can be drawn again.
+An image depends only on the seed and its own number, so that any of them can be rendered again.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fertools.render.scene import Camera, Scene
 
 PORTRAITS = 10_000
 PER_SUBJECT = 10  # portraits of one person
-SHARES = (0.8, 0.1, 0.1)  # of the people, in each of SPLITS
+FRACTIONS = (0.8, 0.1, 0.1)  # of the people, in each of SPLITS
 
-# The first numbers of every generator's seed, so that no two draw alike.
-_PERSON, _PORTRAIT, _SITTER, _CAST, _FILM = range(5)
+# Each generator's seed starts with one of these, so that no two draw the same numbers.
+_PERSON, _PORTRAIT, _ACTOR, _CAST, _SEQUENCE = range(5)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """All that a picture is drawn from, and its row in the table."""
+class ImagePlan:
+    """Everything that an image is rendered from, and its row in the table."""
 
     person: Person
     shapes: dict[str, float]
@@ -36,20 +36,20 @@ class Picture:
     row: dict[str, Any]
 
 
-def portrait(index: int, seed: int, shapes: tuple[str, ...]) -> Picture:
-    """The portrait of that number, out of :data:`PORTRAITS`.
+def plan_portrait(index: int, seed: int, shapes: tuple[str, ...]) -> ImagePlan:
+    """Plans the portrait with that number.
 
-    Each person is shown ten times, in all eight labels and two of them twice; people belong to one split.
+    Each person has ten portraits: all eight labels, two of them twice. Nobody is in two splits.
 
     Args:
-        index: from 0.
-        seed: of the whole set.
-        shapes: the face model's names of shapes.
+        index: from 0 to :data:`PORTRAITS` - 1.
+        seed: of the whole data set.
+        shapes: the names of the face model's shapes.
     """
     rng = np.random.default_rng((_PORTRAIT, seed, index))
     subject = index // PER_SUBJECT
-    share = (subject + 0.5) / (PORTRAITS // PER_SUBJECT)
-    split = SPLITS[int(np.searchsorted(np.cumsum(SHARES), share))]
+    position = (subject + 0.5) / (PORTRAITS // PER_SUBJECT)
+    split = SPLITS[int(np.searchsorted(np.cumsum(FRACTIONS), position))]
     label = LABELS[index % len(LABELS)]
     person = _person(_PERSON, seed, subject)
     amplitude = float(0.5 + 0.5 * rng.beta(2.2, 0.8))
@@ -77,53 +77,53 @@ def portrait(index: int, seed: int, shapes: tuple[str, ...]) -> Picture:
         quality=int(rng.integers(40, 96)),
     )
     row = {"split": split, "subject": f"P{subject:03d}", "label": label, **_row(person, movement, scene, camera)}
-    return Picture(person, movement.shapes, scene, camera, row)
+    return ImagePlan(person, movement.shapes, scene, camera, row)
 
 
 @dataclass(frozen=True)
-class Film:
-    """A sequence from neutral to the peak of an expression, as CK+ has them."""
+class SequencePlan:
+    """A video from a neutral face to the peak of an expression, as in CK+."""
 
     subject: int  # from 1
-    number: int  # of the subject's films, from 1
+    number: int  # of the subject's sequences, from 1
     label: str
 
     @property
     def name(self) -> str:
-        """As CK+ names its films, e.g. ``"S005_001"``."""
+        """As in CK+, e.g. ``"S005_001"``."""
         return f"S{self.subject:03d}_{self.number:03d}"
 
 
-def films(seed: int) -> list[Film]:
-    """CK+'s 327 labelled films of 118 subjects, class by class as many; nobody shows a label twice."""
+def plan_sequences(seed: int) -> list[SequencePlan]:
+    """Plans 327 sequences of 118 subjects, as many of each class as in CK+; no subject shows a label twice."""
     rng = np.random.default_rng((_CAST, seed))
     labels: list[list[str]] = [[] for _ in range(SUBJECTS)]
     for label, count in zip(CLASSES, SEQUENCES, strict=True):
-        # Those with the fewest films so far come first, so that everybody has one.
+        # Subjects with the fewest sequences so far come first, so that everybody has one.
         order = sorted(rng.permutation(SUBJECTS), key=lambda subject: len(labels[subject]))
         for subject in order[:count]:
             labels[subject].append(label)
     return [
-        Film(subject + 1, number + 1, str(label))
+        SequencePlan(subject + 1, number + 1, str(label))
         for subject, shown in enumerate(labels)
         for number, label in enumerate(rng.permutation(shown))
     ]
 
 
-def film(which: Film, seed: int, shapes: tuple[str, ...]) -> list[Picture]:
-    """A film's frames in order, from neutral to the peak.
+def plan_frames(sequence: SequencePlan, seed: int, shapes: tuple[str, ...]) -> list[ImagePlan]:
+    """Plans the frames of a sequence in order, from neutral to the peak.
 
-    The sitter faces a camera before an even wall under soft light, as CK+'s do, and hardly moves.
+    As in CK+, the subject faces the camera in front of a plain wall under soft light, and hardly moves.
     """
-    rng = np.random.default_rng((_FILM, seed, which.subject, which.number))
-    person = _person(_SITTER, seed, which.subject)
-    # One sitter, one session: what hangs on the room is the same in all films of a subject.
-    room = np.random.default_rng((_SITTER, seed, which.subject, 1))
+    rng = np.random.default_rng((_SEQUENCE, seed, sequence.subject, sequence.number))
+    person = _person(_ACTOR, seed, sequence.subject)
+    # One subject, one session: the room is the same in all sequences of a subject.
+    room = np.random.default_rng((_ACTOR, seed, sequence.subject, 1))
     light, contrast = (_clipped(room, 0, 25, 60), _clipped(room, 25, 10, 60)), float(room.uniform(0.2, 0.6))
     exposure, wall = float(room.lognormal(0.1, 0.1)), -int(room.integers(60, 200))
     camera = Camera(gamma=float(room.uniform(0.6, 0.75)), blur=0.6, detail=1.0, noise=0.0, quality=100)
     amplitude = float(0.6 + 0.4 * rng.beta(2, 1.2))
-    movement = draw_movement(which.label, amplitude, rng, shapes, blend=0.2)
+    movement = draw_movement(sequence.label, amplitude, rng, shapes, blend=0.2)
     count = int(rng.integers(8, 13))
     start, end = rng.normal(0, (4, 2.5, 2), (2, 3)) * ((1,), (0.4,))
     frames = []
@@ -137,9 +137,9 @@ def film(which: Film, seed: int, shapes: tuple[str, ...]) -> list[Picture]:
             background=wall,
         )  # fmt: skip
         now = Movement({k: done * v for k, v in movement.shapes.items()}, _at(movement.amplitudes, done))
-        row = {"sequence": which.name, "frame": i + 1, "frames": count, "subject": f"S{which.subject:03d}",
-               "label": which.label, **_row(person, now, scene, camera)}  # fmt: skip
-        frames.append(Picture(person, now.shapes, scene, camera, row))
+        row = {"sequence": sequence.name, "frame": i + 1, "frames": count, "subject": f"S{sequence.subject:03d}",
+               "label": sequence.label, **_row(person, now, scene, camera)}  # fmt: skip
+        frames.append(ImagePlan(person, now.shapes, scene, camera, row))
     return frames
 
 
@@ -152,12 +152,12 @@ def _person(kind: int, seed: int, number: int) -> Person:
     return draw_person(np.random.default_rng((kind, seed, number)))
 
 
-def _clipped(rng: np.random.Generator, mean: float, spread: float, limit: float) -> float:
-    return float(np.clip(rng.normal(mean, spread), -limit, limit))
+def _clipped(rng: np.random.Generator, mean: float, std: float, limit: float) -> float:
+    return float(np.clip(rng.normal(mean, std), -limit, limit))
 
 
 def _row(person: Person, movement: Movement, scene: Scene, camera: Camera) -> dict[str, Any]:
-    """The table's columns that both kinds of pictures have."""
+    """The columns that both tables have."""
     occlusion = scene.occlusion
     if occlusion == "none" and person.glasses >= 0:
         occlusion = "glasses"

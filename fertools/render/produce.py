@@ -1,8 +1,7 @@
-"""Draws the planned pictures over several processes, and puts the data set together.
+"""Renders the planned images in several processes, and assembles the data set.
 
-Pictures are drawn in batches over the processor's cores, and a finished batch is kept under ``.parts``: the
-same command continues a run that was stopped. In the end the batches become sheets and tables, and
-``.parts`` goes.
+Images are rendered in batches, and finished batches are kept under ``.parts``, so that the same command continues
+a run that was stopped. In the end the batches become sheets and tables, and ``.parts`` is deleted.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ from fertools import IMAGE_SIZE
 from fertools.data import ckplus, synthetic
 from fertools.data.faces import detect, read_image
 from fertools.data.faceset import SPLITS
-from fertools.errors import DataError
+from fertools.errors import DataError, require
 from fertools.files import atomic_write
 from fertools.render.head import Array, FaceModel
 from fertools.render.paint import Paint
-from fertools.render.plan import PORTRAITS, Film, Picture, film, films, portrait
+from fertools.render.plan import PORTRAITS, ImagePlan, SequencePlan, plan_frames, plan_portrait, plan_sequences
 from fertools.render.scene import Studio, photograph, renderer
 
 BATCH = 100
 FRAME = (640, 490)  # CK+'s size
-IMAGES = "cohn-kanade-images"  # CK+'s folder of films
-WHOLE_FILMS = 12  # that ship with every frame
+IMAGES = "cohn-kanade-images"  # CK+'s folder of sequences
+COMPLETE = 12  # sequences that ship with every frame
 OVERSAMPLE = {(IMAGE_SIZE, IMAGE_SIZE): 4, FRAME: 2}
 
 
 class Artist:
-    """Draws pictures of one size; one in each process, since setting it up takes a second."""
+    """Renders images of one size; one in each process, since setting it up takes a second."""
 
     def __init__(self, model: Path, size: tuple[int, int], seed: int) -> None:
         self.model = FaceModel.load(model)
@@ -47,18 +46,18 @@ class Artist:
         self.seed = seed
 
     def portrait(self, index: int) -> tuple[Array, dict[str, Any]]:
-        """The portrait of that number, uint8 (48, 48), and its row."""
-        return self._draw(portrait(index, self.seed, self.model.shapes), index)
+        """The portrait with that number, uint8 (48, 48), and its row."""
+        return self._draw(plan_portrait(index, self.seed, self.model.shapes), index)
 
-    def film(self, which: Film, last: int | None = None) -> list[tuple[Array, dict[str, Any]]]:
-        """A film's frames, uint8 (490, 640), with their rows; only the ``last`` few if given."""
-        frames = list(enumerate(film(which, self.seed, self.model.shapes)))
+    def sequence(self, which: SequencePlan, last: int | None = None) -> list[tuple[Array, dict[str, Any]]]:
+        """A sequence's frames, uint8 (490, 640), with their rows; only the ``last`` few if given."""
+        frames = list(enumerate(plan_frames(which, self.seed, self.model.shapes)))
         return [self._draw(frame, i) for i, frame in frames[-(last or len(frames)) :]]
 
-    def _draw(self, picture: Picture, number: int) -> tuple[Array, dict[str, Any]]:
-        light = self.studio.take(picture.person, picture.shapes, picture.scene)
-        # The noise of a picture hangs on its number, so that it can be drawn again alone.
-        return photograph(light, picture.camera, np.random.default_rng((self.seed, number))), picture.row
+    def _draw(self, plan: ImagePlan, number: int) -> tuple[Array, dict[str, Any]]:
+        light = self.studio.take(plan.person, plan.shapes, plan.scene)
+        # The noise of an image depends on its number, so that it can be rendered again alone.
+        return photograph(light, plan.camera, np.random.default_rng((self.seed, number))), plan.row
 
 
 _artist: Artist
@@ -70,29 +69,29 @@ def _set_up(model: Path, size: tuple[int, int], seed: int) -> None:
 
 
 def _portraits(job: tuple[Path, int]) -> int:
-    """Draws a batch of portraits into a part."""
+    """Renders a batch of portraits into one file."""
     path, start = job
-    drawn = [_artist.portrait(i) for i in range(start, min(start + BATCH, PORTRAITS))]
-    images = np.stack([image for image, _ in drawn])
+    rendered = [_artist.portrait(i) for i in range(start, min(start + BATCH, PORTRAITS))]
+    images = np.stack([image for image, _ in rendered])
     with atomic_write(path) as part:
-        np.savez(part, images=images, rows=json.dumps([row for _, row in drawn]))
-    return len(drawn)
+        np.savez(part, images=images, rows=json.dumps([row for _, row in rendered]))
+    return len(rendered)
 
 
-def _film(job: tuple[Path, Film, int | None]) -> int:
-    """Draws a film into CK+'s folders; its table comes last, so that its presence says that it is whole."""
+def _sequence(job: tuple[Path, SequencePlan, int | None]) -> int:
+    """Renders a sequence into CK+'s folders; its table is written last, as the sign that it is complete."""
     folder, which, last = job
-    drawn = _artist.film(which, last)
-    for image, row in drawn:
+    rendered = _artist.sequence(which, last)
+    for image, row in rendered:
         write_frame(folder, row, image)
     with atomic_write(_table_of(folder, which)) as part:
-        part.write_text(json.dumps([row for _, row in drawn]))
-    return len(drawn)
+        part.write_text(json.dumps([row for _, row in rendered]))
+    return len(rendered)
 
 
 def write_frame(folder: Path, row: dict[str, Any], image: Array) -> None:
-    """Writes a frame where CK+ has it, and the film's label beside its last one."""
-    import cv2
+    """Writes a frame where CK+ has it, and with the last frame the sequence's label."""
+    cv2 = require("cv2", "render")
 
     path = _frame_of(folder, row)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,31 +105,31 @@ def write_frame(folder: Path, row: dict[str, Any], image: Array) -> None:
 
 
 def _frame_of(folder: Path, row: dict[str, Any]) -> Path:
-    """Where CK+ has a frame."""
+    """The path of a frame in CK+."""
     subject, number = row["sequence"].split("_")
     return folder / IMAGES / subject / number / f"{row['sequence']}_{row['frame']:08d}.png"
 
 
-def _table_of(folder: Path, which: Film) -> Path:
+def _table_of(folder: Path, which: SequencePlan) -> Path:
     return folder / "rows" / f"{which.name}.json"
 
 
 def _run(jobs: list[Any], work: Any, size: tuple[int, int], model: Path, seed: int, processes: int, what: str) -> None:
-    """Does the jobs whose result is not there yet, over several processes."""
-    # What is missing is said once, here: a pool starts workers that fail to set up again and again.
+    """Does the jobs in several processes."""
+    # Fail here if something is missing: a pool would start failing workers again and again.
     FaceModel.load(model)
     renderer()
-    context = multiprocessing.get_context("spawn")  # a forked renderer does not draw
+    context = multiprocessing.get_context("spawn")  # a forked renderer renders nothing
     with (
         context.Pool(processes, _set_up, (model, size, seed)) as pool,
-        tqdm(total=len(jobs), desc=what, unit="batch" if size == (IMAGE_SIZE, IMAGE_SIZE) else "film") as bar,
+        tqdm(total=len(jobs), desc=what, unit="batch" if size == (IMAGE_SIZE, IMAGE_SIZE) else "sequence") as bar,
     ):
         for _ in pool.imap_unordered(work, jobs):
             bar.update()
 
 
 def render_portraits(model: Path, parts: Path, seed: int, processes: int) -> tuple[Array, list[dict[str, Any]]]:
-    """All portraits, uint8 (N, 48, 48), and their rows."""
+    """Renders all portraits, uint8 (N, 48, 48), and their rows."""
     paths = {parts / f"portraits-{start:05d}.npz": start for start in range(0, PORTRAITS, BATCH)}
     jobs = [(path, start) for path, start in paths.items() if not path.exists()]
     if jobs:
@@ -144,28 +143,28 @@ def render_portraits(model: Path, parts: Path, seed: int, processes: int) -> tup
     return np.concatenate(images), rows
 
 
-def render_films(
-    model: Path, folder: Path, chosen: list[Film], seed: int, processes: int, last: int | None
+def render_sequences(
+    model: Path, folder: Path, chosen: list[SequencePlan], seed: int, processes: int, last: int | None
 ) -> list[dict[str, Any]]:
-    """Films in CK+'s layout under ``folder``, every frame or the ``last`` few; their rows, frame by frame."""
+    """Renders sequences in CK+'s layout, every frame or the ``last`` few; returns their rows, frame by frame."""
     (folder / "rows").mkdir(parents=True, exist_ok=True)
     jobs = [(folder, which, last) for which in chosen if not _table_of(folder, which).exists()]
     if jobs:
-        _run(jobs, _film, FRAME, model, seed, processes, "films")
+        _run(jobs, _sequence, FRAME, model, seed, processes, "sequences")
     return [row for which in chosen for row in json.loads(_table_of(folder, which).read_text())]
 
 
-def whole_films(every: list[Film]) -> list[Film]:
-    """Those that ship with every frame: twelve, of as many subjects, the labels in turn."""
-    chosen: list[Film] = []
-    for label in itertools.islice(itertools.cycle(ckplus.CLASSES), WHOLE_FILMS):
-        seen = {film.subject for film in chosen}
-        chosen.append(next(film for film in every if film.label == label and film.subject not in seen))
-    return sorted(chosen, key=lambda film: film.name)
+def complete_sequences(every: list[SequencePlan]) -> list[SequencePlan]:
+    """The sequences that ship with every frame: twelve, of different subjects, cycling through the labels."""
+    chosen: list[SequencePlan] = []
+    for label in itertools.islice(itertools.cycle(ckplus.CLASSES), COMPLETE):
+        seen = {one.subject for one in chosen}
+        chosen.append(next(one for one in every if one.label == label and one.subject not in seen))
+    return sorted(chosen, key=lambda one: one.name)
 
 
 def _crops(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[Array, dict[str, Any]]]:
-    """Each frame's face as the reader of CK+ finds it, and its row with whether dlib found it there."""
+    """Each frame's face as cropped by the reader of CK+, and its row with whether dlib found it in this frame."""
     faces = ckplus.load_ckplus(folder)
     if len(faces) != len(rows):
         raise DataError(f"{folder}: {len(faces)} faces for {len(rows)} frames")
@@ -174,20 +173,20 @@ def _crops(folder: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[Array, di
 
 
 def render(model: Path, out: Path, seed: int = 0, processes: int = 1) -> None:
-    """Draws the whole set into ``out``; the same call continues one that was stopped.
+    """Renders the whole data set into ``out``; the same call continues one that was stopped.
 
     Args:
         model: the face model's folder, see :meth:`FaceModel.load`.
-        out: the folder of the set, see :mod:`fertools.data.synthetic`.
-        seed: everything random hangs on it.
-        processes: how many draw at once.
+        out: the folder of the data set, see :mod:`fertools.data.synthetic`.
+        seed: of everything random.
+        processes: how many render at once.
     """
-    every = films(seed)
+    every = plan_sequences(seed)
     parts = out / ".parts" / f"{seed}-{_drawing_code()}"
     images, rows = render_portraits(model, parts, seed, processes)
-    peaks = render_films(model, parts / "peaks", every, seed, processes, ckplus.FRAMES)
+    peaks = render_sequences(model, parts / "peaks", every, seed, processes, ckplus.FRAMES)
     crops = list(_crops(parts / "peaks", peaks))
-    render_films(model, parts / "CK+", whole_films(every), seed, processes, None)
+    render_sequences(model, parts / "CK+", complete_sequences(every), seed, processes, None)
 
     for split in SPLITS:
         chosen = [i for i, row in enumerate(rows) if row["split"] == split]
@@ -203,19 +202,21 @@ def render(model: Path, out: Path, seed: int = 0, processes: int = 1) -> None:
 
 
 def render_all_frames(model: Path, out: Path, seed: int = 0, processes: int = 1) -> None:
-    """Draws all 327 films with every frame into ``out``, laid out as CK+ is, with ``sequences.csv`` beside them.
+    """Renders all 327 sequences with every frame into ``out``, in CK+'s layout, and ``sequences.csv``.
 
     Args:
         model: the face model's folder, see :meth:`FaceModel.load`.
         out: a folder of its own.
-        seed: that of the set whose films they are.
-        processes: how many draw at once.
+        seed: that of the data set.
+        processes: how many render at once.
     """
-    synthetic.write_table(out / "sequences.csv", render_films(model, out, films(seed), seed, processes, None))
+    synthetic.write_table(
+        out / "sequences.csv", render_sequences(model, out, plan_sequences(seed), seed, processes, None)
+    )
 
 
 def _drawing_code() -> str:
-    """Changes with this package's code, so that no set is put together from parts that were drawn differently."""
+    """A digest of this package's code, so that a data set is never assembled from parts rendered by different code."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())

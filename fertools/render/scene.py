@@ -1,4 +1,4 @@
-"""One picture: pose, light, camera, what hides the face, the background, and the camera's faults."""
+"""One image: pose, light, camera, occlusion, background, and the camera's imperfections."""
 
 from __future__ import annotations
 
@@ -6,56 +6,54 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
+from fertools.errors import require
 from fertools.render.head import Array
 from fertools.render.paint import Paint, Person, surface
 
-CENTRE = (0.0, 0.4, 7.0)  # what the camera looks at, cm: the middle of the square that is cut around a face
-SIDE = 17.5  # and that square's side, cm
+CENTER = (0.0, 0.4, 7.0)  # what the camera looks at, cm: the center of the square that is cropped around a face
+SIDE = 17.5  # the side of that square, cm
 OCCLUSIONS = ("none", "glasses", "sunglasses", "hand", "brim")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What changes from picture to picture of one person. Angles in degrees."""
+    """What differs between images of one person. Angles are in degrees."""
 
     yaw: float  # turned to the head's left
     pitch: float  # looking up
     roll: float
     gaze: tuple[float, float]  # of the eyes in the head, to its left and up
-    light: tuple[float, float]  # where the key light stands: to the camera's right, and above
-    contrast: float  # key light over all light: 0 even, 1 no fill
+    light: tuple[float, float]  # direction of the key light: to the camera's right, and upwards
+    contrast: float  # the key light's fraction of all light: 0 even, 1 no fill
     exposure: float
     occlusion: str  # one of OCCLUSIONS
-    place: tuple[float, float]  # where the occluding hand or brim is, cm from its usual place
-    shift: tuple[float, float]  # of the face in the picture, as shares of its side
+    place: tuple[float, float]  # position of the occluding hand or brim, cm from its usual place
+    shift: tuple[float, float]  # of the face, as fractions of the image's side
     zoom: float  # size of the face
-    background: int  # seed of it; negative: an even gray of -background
+    background: int  # its seed; if negative, a uniform gray of -background
 
 
 def renderer() -> Any:
-    """PyVista, which draws without a display.
+    """PyVista, which renders without a display.
 
     Raises:
-        ImportError: it is not installed.
+        MissingExtraError: it is not installed.
     """
-    try:
-        import pyvista
-    except ImportError as error:
-        raise ImportError("rendering faces needs PyVista: pip install pyvista") from error
-    return pyvista
+    return require("pyvista", "render")
 
 
 class Studio:
-    """A renderer that is set up once and takes many pictures.
+    """A renderer that is set up once for many images.
 
     Args:
-        paint: of the face model.
-        size: of the picture, (width, height) in pixels.
-        oversample: how many times finer it is drawn, for soft edges.
+        paint: the masks of the face model.
+        size: of the images, (width, height) in pixels.
+        oversample: by how much they are rendered larger, for smooth edges.
 
     Raises:
-        ImportError: PyVista is not installed.
+        MissingExtraError: PyVista is not installed.
     """
 
     def __init__(self, paint: Paint, size: tuple[int, int], oversample: int) -> None:
@@ -70,7 +68,7 @@ class Studio:
         for part, chosen in model.parts.items():
             used, faces = np.unique(model.faces[chosen], return_inverse=True)
             faces = faces.reshape(-1, 4)
-            # Triangles, which repeat a corner, are cut as degenerate quadrilaterals and cost nothing.
+            # Triangles, which repeat a corner, are split like quadrilaterals; their second half is empty.
             mesh = pv.PolyData.from_regular_faces(model.neutral[used], np.vstack([faces[:, :3], faces[:, [0, 2, 3]]]))
             self._meshes.append((used, mesh))
             mesh.point_data["rgb"] = np.zeros((len(used), 3), np.uint8)
@@ -88,8 +86,8 @@ class Studio:
         self._extras: list = []
 
     def take(self, person: Person, shapes: dict[str, float], scene: Scene) -> Array:
-        """Light in every pixel: float32 (H, W), 0 to 1, before the camera's faults."""
-        import cv2
+        """Renders the light in every pixel: float32, (H, W), 0 to 1, before the camera's imperfections."""
+        cv2 = require("cv2", "render")
 
         vertices, albedo = surface(self.paint, person, shapes, np.array(scene.gaze))
         turn = rotation(scene.yaw, scene.pitch, scene.roll)
@@ -113,7 +111,7 @@ class Studio:
     def _light(self, scene: Scene) -> None:
         key, fill, sky = self._lights
         total = 1.25 * scene.exposure
-        for light, (side, up), share in (
+        for light, (side, up), fraction in (
             (key, scene.light, scene.contrast),
             (fill, (-0.6 * scene.light[0], 10), 0.65 * (1 - scene.contrast)),
             (sky, (0, 60), 0.35 * (1 - scene.contrast)),
@@ -123,23 +121,23 @@ class Studio:
             light.position = tuple(100 * direction)
             light.focal_point = (0, 0, 0)
             light.positional = False
-            light.intensity = total * share
+            light.intensity = total * fraction
 
     def _aim(self, scene: Scene) -> None:
         camera = self._plotter.camera
         width, height = self.size
-        side = SIDE / scene.zoom * height / min(width, height)  # cm that the picture's height shows
+        side = SIDE / scene.zoom * height / min(width, height)  # cm that the image is high
         angle = 20.0
         distance = side / 2 / np.tan(np.radians(angle / 2))
-        x, y = CENTRE[0] - scene.shift[0] * side, CENTRE[1] - scene.shift[1] * side
+        x, y = CENTER[0] - scene.shift[0] * side, CENTER[1] - scene.shift[1] * side
         camera.view_angle = angle
-        camera.focal_point = (x, y, CENTRE[2])
-        camera.position = (x, y, CENTRE[2] + distance)
+        camera.focal_point = (x, y, CENTER[2])
+        camera.position = (x, y, CENTER[2] + distance)
         camera.up = (0, 1, 0)
         camera.clipping_range = (distance - 30, distance + 60)
 
     def _dress(self, person: Person, scene: Scene, vertices: Array, turn: Array, pivot: Array) -> None:
-        """Long hair, scarves, glasses, brims and hands: what is no part of the face model."""
+        """Adds what isn't part of the face model: long hair, scarves, glasses, brims, and hands."""
         for actor in self._extras:
             self._plotter.remove_actor(actor, render=False)
         self._extras = []
@@ -149,7 +147,7 @@ class Studio:
                 self._plotter.add_mesh(mesh, color=(gray,) * 3, smooth_shading=True, specular=shine, render=False)
             )
 
-        def cloth(points: Array) -> Any:  # (rows, columns, 3) on the head -> the surface through them
+        def cloth(points: Array) -> Any:  # (rows, columns, 3) on the head -> a surface through them
             placed = world(points.reshape(-1, 3)).reshape(points.shape)
             return pv.StructuredGrid(*np.moveaxis(placed, -1, 0)).extract_surface(algorithm="dataset_surface")
 
@@ -166,7 +164,7 @@ class Studio:
             grid_a, grid_d = np.meshgrid(around, down)
             rng = np.random.default_rng(person.seed)
             strands = 1 + 0.012 * np.sin(grid_a * 31 + rng.uniform(0, 6) + 2 * grid_d) * (person.hair == "long")
-            # Under the hair of the scalp at the top, fuller below.
+            # Below the hair of the scalp at the top, and wider further down.
             bulge = (0.78 + 0.24 * np.tanh(5 * grid_d)) * (1 + 0.12 * np.sin(np.pi * grid_d) * person.hair_length)
             radius = 8.6 * scale * strands * bulge
             points = np.stack([radius * np.sin(grid_a), 10.5 - 27 * grid_d, 0.3 + 1.05 * radius * np.cos(grid_a)], -1)
@@ -181,14 +179,14 @@ class Studio:
         if person.glasses >= 0 or scene.occlusion in ("glasses", "sunglasses"):
             frame = max(person.glasses, 0.03)
             for eye in (marks[36:42], marks[42:48]):
-                centre = eye.mean(0) + turn @ (0, -0.15, 1.5)
+                center = eye.mean(0) + turn @ (0, -0.15, 1.5)
                 angles = np.linspace(0, 2 * np.pi, 40)
                 ring = np.stack([2.1 * np.cos(angles), 1.55 * np.sin(angles), 0 * angles], 1)
                 ring = np.sign(ring) * np.abs(ring / (2.1, 1.55, 1)) ** 0.8 * (2.1, 1.55, 1)
-                ring = ring @ turn.T + centre
+                ring = ring @ turn.T + center
                 add(pv.Spline(ring, 80).tube(radius=0.13), frame, 0.4)
                 if scene.occlusion == "sunglasses":
-                    add(pv.PolyData(np.vstack([centre, ring]), faces=_fan(len(ring))), 0.05, 0.6)
+                    add(pv.PolyData(np.vstack([center, ring]), faces=_fan(len(ring))), 0.05, 0.6)
             bridge = [m.mean(0) + turn @ (s * 2.0, 0.1, 1.5) for m, s in ((marks[36:42], 1), (marks[42:48], -1))]
             add(pv.Line(*bridge).tube(radius=0.12), frame, 0.4)
             for m, s in ((marks[36:42], -1), (marks[42:48], 1)):
@@ -212,23 +210,20 @@ class Studio:
 
 
 def _fan(n: int) -> Array:
-    """Triangles from point 0 to each pair of neighbours of points 1 to n, as PyVista lists them."""
+    """Triangles from point 0 to each pair of adjacent points of 1 to n, in PyVista's format."""
     first = np.arange(1, n)
     return np.stack([np.full(n - 1, 3), np.zeros(n - 1, int), first, first + 1], 1).ravel()
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> Array:
     """A rotation matrix: roll first, then pitch (up), then yaw (to the head's left), in degrees."""
-    y, p, r = np.radians((yaw, -pitch, roll))
-    about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
-    about_z = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
-    return about_y @ about_x @ about_z
+    matrix: Array = Rotation.from_euler("YXZ", (yaw, -pitch, roll), degrees=True).as_matrix()
+    return matrix
 
 
 def background(size: tuple[int, int], seed: int) -> Array:
     """A background (H, W), 0 to 1: a wall, a gradient, out-of-focus shapes, or straight edges."""
-    import cv2
+    cv2 = require("cv2", "render")
 
     width, height = size
     if seed < 0:
@@ -247,26 +242,26 @@ def background(size: tuple[int, int], seed: int) -> Array:
             image = image + rng.normal(0, 0.25) * ((x if side else y) > at)
     elif kind == 3:  # lamps and leaves
         for _ in range(rng.integers(4, 16)):
-            centre, spread = rng.uniform(0, 1.2, 2), rng.uniform(0.03, 0.15)
-            image = image + rng.normal(0, 0.35) * (((x - centre[0]) ** 2 + (y - centre[1]) ** 2) < spread**2)
+            center, spread = rng.uniform(0, 1.2, 2), rng.uniform(0.03, 0.15)
+            image = image + rng.normal(0, 0.35) * (((x - center[0]) ** 2 + (y - center[1]) ** 2) < spread**2)
     image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), rng.uniform(0.002, 0.03) * height)
     return np.clip(image, 0, 1)
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera's faults."""
+    """A camera's imperfections."""
 
-    gamma: float  # brightness is light to this power: below 1 lifts the shadows
-    blur: float  # standard deviation, pixels of the finished picture
-    detail: float  # resolution it had before it was scaled to its size, as a share
+    gamma: float  # brightness is light to this power: below 1 brightens the shadows
+    blur: float  # standard deviation, in pixels of the final image
+    detail: float  # resolution before it was scaled to its size, as a fraction of it
     noise: float  # standard deviation, gray levels
     quality: int  # of JPEG, 1 to 100
 
 
 def photograph(light: Array, camera: Camera, rng: np.random.Generator) -> Array:
-    """A picture as a camera keeps it: uint8 (H, W)."""
-    import cv2
+    """The image that a camera makes of the light: uint8, (H, W)."""
+    cv2 = require("cv2", "render")
 
     image = np.clip(light, 0, 1) ** camera.gamma
     height, width = image.shape
@@ -280,8 +275,8 @@ def photograph(light: Array, camera: Camera, rng: np.random.Generator) -> Array:
 
 
 def through_jpeg(image: Array, quality: int) -> Array:
-    """What JPEG leaves of a picture: uint8 (H, W)."""
-    import cv2
+    """An image after JPEG compression: uint8, (H, W)."""
+    cv2 = require("cv2", "render")
 
     _, code = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
     return np.asarray(cv2.imdecode(code, cv2.IMREAD_GRAYSCALE))

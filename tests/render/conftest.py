@@ -1,4 +1,4 @@
-"""A head small enough for every test, and the real face model where somebody has placed it."""
+"""A head small enough for every test, and the real face model if it is available."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MATERIALS = (
 
 @pytest.fixture(scope="session")
 def shapes() -> tuple[str, ...]:
-    """The face model's names of shapes, in its order."""
+    """The names of the face model's shapes, in its order."""
     return tuple(sorted(WHOLE + tuple(name + side for name in ONE_SIDED for side in ("_L", "_R"))))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from fertools.render import expressions
-from fertools.render.expressions import LABELS, NEIGHBOURS, RECIPES, STRONGEST, Recipe, draw_movement
+from fertools.render.expressions import LABELS, NEIGHBORS, RECIPES, STRONGEST, Recipe, draw_movement
 
 # Action units of prototypes and their major variants (Ekman, Friesen and Hager 2002, table 10-1; contempt: 14
 # on one side), as far as every way to show the label has them, in the model's names. A slash: at least one.
@@ -47,7 +47,7 @@ def drawn(label: str, amplitude: float, seed: int, shapes: tuple[str, ...], blen
 
 def test_the_labels_are_fer2013s_and_contempt() -> None:
     assert LABELS == ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral", "contempt")
-    assert set(RECIPES) == set(NEIGHBOURS) == set(LABELS)
+    assert set(RECIPES) == set(NEIGHBORS) == set(LABELS)
     assert RECIPES["neutral"] == ({},)
 
 
@@ -81,7 +81,7 @@ def test_the_other_labels_are_shown_on_both_sides() -> None:
 
 
 def test_neighbours_are_other_labels() -> None:
-    for label, others in NEIGHBOURS.items():
+    for label, others in NEIGHBORS.items():
         assert others
         assert len(set(others)) == len(others)
         assert set(others) <= set(LABELS) - {label, "neutral"}
@@ -115,7 +115,7 @@ def test_a_movement_stays_within_its_limits(
     others = {name: part for name, part in amplitudes.items() if part}
     assert len(others) <= (blend > 0)
     for name, part in others.items():
-        assert name in NEIGHBOURS[label]
+        assert name in NEIGHBORS[label]
         low, high = (0.05, 0.2) if label == "neutral" else (0.15 * amplitude, 0.5 * amplitude)
         assert low - 0.0005 <= part <= high + 0.0005
 

@@ -159,9 +159,9 @@ def test_both_forms_read_alike(packed: Path, checkout: Path, tiny: FaceModel) ->
 
 
 @pytest.mark.parametrize("missing", ["vertex_indices.json", "ict_facekit_basis.npz"])
-def test_a_folder_without_a_model_says_where_it_is_had(packed: Path, missing: str) -> None:
+def test_a_folder_without_a_model_says_where_to_get_it(packed: Path, missing: str) -> None:
     (packed / missing).unlink()
-    with pytest.raises(DataError, match=f"{packed} holds no face model.*github.com/ICT-VGL/ICT-FaceKit.*FaceXModel"):
+    with pytest.raises(DataError, match=f"{packed} contains no face model.*github.com/ICT-VGL/ICT-FaceKit.*FaceXModel"):
         FaceModel.load(packed)
 
 

@@ -1,4 +1,4 @@
-"""What is drawn: every picture's plan, from a seed and its number alone."""
+"""The plan of every image: it depends only on the seed and the image's number."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from fertools.data.ckplus import CLASSES, SEQUENCES
 from fertools.data.faceset import SPLITS
 from fertools.render import plan
 from fertools.render.expressions import LABELS
-from fertools.render.plan import PER_SUBJECT, PORTRAITS, Film, film, films, portrait
+from fertools.render.plan import PER_SUBJECT, PORTRAITS, SequencePlan, plan_frames, plan_portrait, plan_sequences
 from fertools.render.scene import OCCLUSIONS
 
 
 @pytest.fixture(scope="module")
 def rows(shapes: tuple[str, ...]) -> list[dict[str, Any]]:
-    return [portrait(index, 0, shapes).row for index in range(PORTRAITS)]
+    return [plan_portrait(index, 0, shapes).row for index in range(PORTRAITS)]
 
 
 @pytest.fixture(scope="module")
-def cast() -> list[Film]:
-    return films(0)
+def cast() -> list[SequencePlan]:
+    return plan_sequences(0)
 
 
-def test_a_portrait_drawn_alone_equals_the_one_drawn_in_order(shapes: tuple[str, ...]) -> None:
-    in_order = {index: repr(portrait(index, 3, shapes)) for index in range(120, 160)}
+def test_a_portrait_planned_alone_equals_the_one_planned_in_order(shapes: tuple[str, ...]) -> None:
+    in_order = {index: repr(plan_portrait(index, 3, shapes)) for index in range(120, 160)}
     plan._person.cache_clear()
     for index in (159, 120, 131):
-        assert repr(portrait(index, 3, shapes)) == in_order[index]
+        assert repr(plan_portrait(index, 3, shapes)) == in_order[index]
 
 
-def test_another_seed_draws_others(shapes: tuple[str, ...]) -> None:
-    a, b = portrait(5, 0, shapes), portrait(5, 1, shapes)
+def test_another_seed_plans_other_images(shapes: tuple[str, ...]) -> None:
+    a, b = plan_portrait(5, 0, shapes), plan_portrait(5, 1, shapes)
     assert (a.row["split"], a.row["subject"], a.row["label"]) == (b.row["split"], b.row["subject"], b.row["label"])
     assert a.person.albedo != b.person.albedo
     assert a.scene != b.scene
-    assert [f.label for f in films(0)] != [f.label for f in films(1)]
+    assert [f.label for f in plan_sequences(0)] != [f.label for f in plan_sequences(1)]
 
 
 def test_splits_are_80_10_10_and_share_no_person(rows: list[dict[str, Any]]) -> None:
@@ -63,7 +63,7 @@ def test_each_person_shows_every_label(rows: list[dict[str, Any]]) -> None:
         assert {row["label"] for row in shown} == set(LABELS)
 
 
-def test_what_the_table_tells_is_within_range(rows: list[dict[str, Any]]) -> None:
+def test_the_attributes_are_within_range(rows: list[dict[str, Any]]) -> None:
     def column(name: str) -> np.ndarray:
         return np.array([row[name] for row in rows])
 
@@ -81,7 +81,7 @@ def test_what_the_table_tells_is_within_range(rows: list[dict[str, Any]]) -> Non
         assert row[row["label"]] == (1 if row["label"] == "neutral" else max(row[name] for name in LABELS))
 
 
-def test_the_films_are_ckplus_over(cast: list[Film]) -> None:
+def test_the_sequences_have_the_counts_of_ckplus(cast: list[SequencePlan]) -> None:
     assert len(cast) == 327
     assert tuple(Counter(f.label for f in cast)[label] for label in CLASSES) == SEQUENCES
     assert {f.subject for f in cast} == set(range(1, 119))
@@ -91,20 +91,20 @@ def test_the_films_are_ckplus_over(cast: list[Film]) -> None:
     for subject in range(1, 119):
         numbers = [f.number for f in cast if f.subject == subject]
         assert numbers == [*range(1, len(numbers) + 1)]
-    assert films(0) == cast
+    assert plan_sequences(0) == cast
 
 
-def test_a_films_name_is_as_ckplus_has_it() -> None:
-    assert Film(5, 1, "happy").name == "S005_001"
-    assert Film(118, 12, "sad").name == "S118_012"
+def test_names_are_like_those_of_ckplus() -> None:
+    assert SequencePlan(5, 1, "happy").name == "S005_001"
+    assert SequencePlan(118, 12, "sad").name == "S118_012"
 
 
 @settings(max_examples=30)
 @given(number=st.integers(0, 326), seed=st.integers(0, 100))
-def test_films_go_from_neutral_to_the_peak(number: int, seed: int, shapes: tuple[str, ...]) -> None:
-    which = films(seed)[number]
-    frames = film(which, seed, shapes)
-    assert repr(frames) == repr(film(which, seed, shapes))
+def test_sequences_go_from_neutral_to_the_peak(number: int, seed: int, shapes: tuple[str, ...]) -> None:
+    which = plan_sequences(seed)[number]
+    frames = plan_frames(which, seed, shapes)
+    assert repr(frames) == repr(plan_frames(which, seed, shapes))
     assert 8 <= len(frames) <= 12
     moved = np.array([[frame.shapes[shape] for shape in frames[-1].shapes] for frame in frames])
     assert not moved[0].any()
@@ -126,16 +126,16 @@ def test_films_go_from_neutral_to_the_peak(number: int, seed: int, shapes: tuple
     assert {row["occlusion"] for row in rows} <= {"none", "glasses"}
 
 
-def test_films_of_one_person_are_of_one_person_in_one_room(cast: list[Film], shapes: tuple[str, ...]) -> None:
+def test_sequences_of_one_subject_share_person_and_room(cast: list[SequencePlan], shapes: tuple[str, ...]) -> None:
     subject = Counter(f.subject for f in cast).most_common(1)[0][0]
-    first, second, *_ = (film(f, 0, shapes)[0] for f in cast if f.subject == subject)
+    first, second, *_ = (plan_frames(f, 0, shapes)[0] for f in cast if f.subject == subject)
     assert repr(first.person) == repr(second.person)
     for name in ("light", "contrast", "exposure", "background"):
         assert getattr(first.scene, name) == getattr(second.scene, name)
     assert first.scene.yaw != second.scene.yaw
 
 
-def test_sitters_are_nobody_of_the_portraits(cast: list[Film], shapes: tuple[str, ...]) -> None:
-    portrayed = {portrait(index, 0, shapes).person.seed for index in range(0, PORTRAITS, PER_SUBJECT)}
-    sitters = {film(f, 0, shapes)[0].person.seed for f in cast[::30]}
-    assert not portrayed & sitters
+def test_nobody_is_in_both_portraits_and_sequences(cast: list[SequencePlan], shapes: tuple[str, ...]) -> None:
+    portrayed = {plan_portrait(index, 0, shapes).person.seed for index in range(0, PORTRAITS, PER_SUBJECT)}
+    actors = {plan_frames(f, 0, shapes)[0].person.seed for f in cast[::30]}
+    assert not portrayed & actors

@@ -1,4 +1,4 @@
-"""The data set put together: batches that survive an interruption, CK+'s layout, and what is shipped."""
+"""The data set as a whole: batches that survive an interruption, CK+'s layout, and the shipped images."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fertools.data import ckplus, synthetic
 from fertools.data.faces import read_image, to_gray
 from fertools.data.faceset import SPLITS
 from fertools.render import plan, produce
-from fertools.render.plan import Film, film, portrait
-from fertools.render.produce import FRAME, Artist, render, render_films, write_frame
+from fertools.render.plan import SequencePlan, plan_frames, plan_portrait
+from fertools.render.produce import FRAME, Artist, render, render_sequences, write_frame
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "data" / "synthetic"
@@ -30,14 +30,14 @@ PER_CLASS = (1, 1, 2, 2, 1, 1, 2)
 
 
 def tile_jpeg(image: np.ndarray) -> np.ndarray:
-    """A tile of 48x48 after a JPEG of its own, at a sheet's quality."""
+    """A 48x48 tile after being compressed by itself at a sheet's quality."""
     code = io.BytesIO()
     Image.fromarray(image).save(code, "JPEG", quality=synthetic.QUALITY)
     return np.asarray(Image.open(code))
 
 
 def agrees(found: dict[str, Any], shipped: pd.Series) -> bool:
-    """Whether a drawn picture's row is the shipped one."""
+    """Whether the row of a rendered image is the shipped one."""
     return all(
         shipped[key] == pytest.approx(value) if isinstance(value, float) else shipped[key] == value
         for key, value in found.items()
@@ -47,14 +47,14 @@ def agrees(found: dict[str, Any], shipped: pd.Series) -> bool:
 # --- CK+'s layout -----------------------------------------------------------------------------
 
 
-def test_frames_are_laid_out_as_ckplus_is(tmp_path: Path, shapes: tuple[str, ...]) -> None:
-    which = Film(7, 2, "sad")
-    planned = film(which, 0, shapes)
+def test_frames_have_the_layout_of_ckplus(tmp_path: Path, shapes: tuple[str, ...]) -> None:
+    which = SequencePlan(7, 2, "sad")
+    planned = plan_frames(which, 0, shapes)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (len(planned), 49, 64), dtype=np.uint8)
-    for image, picture in zip(images, planned, strict=True):
-        write_frame(tmp_path, picture.row, image)
-    (read,) = ckplus._labelled_sequences(tmp_path)
+    for image, one in zip(images, planned, strict=True):
+        write_frame(tmp_path, one.row, image)
+    (read,) = ckplus._labeled_sequences(tmp_path)
     assert (read.name, read.subject, ckplus.CLASSES[read.label]) == ("S007_002", "S007", "sad")
     for path, image in zip(read.frames, images[-3:], strict=True):
         assert np.array_equal(read_image(path), image)
@@ -69,26 +69,26 @@ def test_frames_are_laid_out_as_ckplus_is(tmp_path: Path, shapes: tuple[str, ...
 
 
 class Stub:
-    """Draws what a picture's number asks for, without the face model; dlib finds the astronaut's face."""
+    """Makes an image for each number without the face model; dlib finds the astronaut's face."""
 
     def __init__(self, shapes: tuple[str, ...], seed: int) -> None:
         self.shapes, self.seed = shapes, seed
 
     def portrait(self, index: int) -> tuple[np.ndarray, dict[str, Any]]:
         image = np.random.default_rng((self.seed, index)).integers(0, 256, (48, 48), dtype=np.uint8)
-        return image, portrait(index, self.seed, self.shapes).row
+        return image, plan_portrait(index, self.seed, self.shapes).row
 
-    def film(self, which: Film, last: int | None = None) -> list[tuple[np.ndarray, dict[str, Any]]]:
-        frames = film(which, self.seed, self.shapes)
+    def sequence(self, which: SequencePlan, last: int | None = None) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        frames = plan_frames(which, self.seed, self.shapes)
         shifted = [np.roll(FACE, 3 * i + which.subject, axis=1) for i in range(len(frames))]
         return [(image, frame.row) for image, frame in zip(shifted, frames, strict=True)][-(last or len(frames)) :]
 
 
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch, shapes: tuple[str, ...]) -> list[Any]:
-    """A set of 40 portraits and 10 films, drawn in this process; gives the jobs as they are begun.
+    """A set of 40 portraits and 10 sequences, rendered in this process; the list grows by each job that starts.
 
-    The run is killed when the list is 8 jobs long.
+    The run is killed when it has 8 jobs.
     """
     begun: list[Any] = []
 
@@ -105,7 +105,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, shapes: tuple[str, ...]) -> list[Any]:
         monkeypatch.setattr(module, "PORTRAITS", 40)
     monkeypatch.setattr(plan, "PER_SUBJECT", 4)
     monkeypatch.setattr(produce, "BATCH", 12)
-    monkeypatch.setattr(produce, "WHOLE_FILMS", 3)
+    monkeypatch.setattr(produce, "COMPLETE", 3)
     for module in (ckplus, plan):
         monkeypatch.setattr(module, "SEQUENCES", PER_CLASS)
         monkeypatch.setattr(module, "SUBJECTS", 4)
@@ -120,17 +120,17 @@ def test_a_run_that_was_stopped_continues_to_the_same_set(tmp_path: Path, jobs: 
     stopped, undisturbed = tmp_path / "stopped", tmp_path / "undisturbed"
     with pytest.raises(KeyboardInterrupt):
         render(tmp_path, stopped, seed=5)
-    assert len(jobs) == 8  # four batches of portraits, and the first four films
+    assert len(jobs) == 8  # four batches of portraits, and the first four sequences
     assert not (stopped / "SHA256SUMS").exists()
     jobs[:] = [None] * 9  # past the one where it stops
     render(tmp_path, stopped, seed=5)
     again = jobs[9:]
-    assert len(again) == 6 + 3  # the other films, then those that ship whole: nothing is drawn twice
+    assert len(again) == 6 + 3  # the other sequences, then the complete ones: nothing is rendered twice
     render(tmp_path, undisturbed, seed=5)
     assert contents(stopped) == contents(undisturbed)
 
 
-def test_a_batch_half_written_is_drawn_again(tmp_path: Path, jobs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_written_batch_is_repeated(tmp_path: Path, jobs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(part: Path, **_: Any) -> None:
         part.write_bytes(b"half a batch")
         raise KeyboardInterrupt
@@ -145,7 +145,7 @@ def test_a_batch_half_written_is_drawn_again(tmp_path: Path, jobs: list[Any], mo
     assert len(jobs) == 9 + 4 + 10 + 3
 
 
-def test_the_set_reads_as_it_was_drawn(tmp_path: Path, jobs: list[Any], shapes: tuple[str, ...]) -> None:
+def test_the_set_reads_as_it_was_rendered(tmp_path: Path, jobs: list[Any], shapes: tuple[str, ...]) -> None:
     jobs[:] = [None] * 9
     folder = tmp_path / "set"
     render(tmp_path, folder, seed=5)
@@ -185,10 +185,10 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_says_where_the_face_model_is_had(tmp_path: Path) -> None:
+def test_the_command_says_where_to_get_the_face_model(tmp_path: Path) -> None:
     done = command(str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
     assert done.returncode == 1
-    assert "nowhere holds no face model" in done.stderr
+    assert "nowhere contains no face model" in done.stderr
     assert "github.com/ICT-VGL/ICT-FaceKit" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -198,8 +198,8 @@ def test_without_pyvista_the_run_does_not_start(
 ) -> None:
     monkeypatch.setattr(produce.FaceModel, "load", lambda folder: None)
     monkeypatch.setitem(sys.modules, "pyvista", None)
-    with pytest.raises(ImportError, match="pip install pyvista"):
-        render_films(tmp_path, tmp_path / "out", [Film(1, 1, "happy")], 0, 1, 3)
+    with pytest.raises(ImportError, match=r"pip install 'fertools\[render\]'"):
+        render_sequences(tmp_path, tmp_path / "out", [SequencePlan(1, 1, "happy")], 0, 1, 3)
 
 
 # --- With the face model ----------------------------------------------------------------------
@@ -207,12 +207,12 @@ def test_without_pyvista_the_run_does_not_start(
 
 @pytest.fixture(scope="module")
 def portraitist(model_folder: Path) -> Artist:
-    pytest.importorskip("pyvista", reason="rendering needs PyVista: pip install pyvista")
+    pytest.importorskip("pyvista", reason="rendering needs PyVista: pip install 'fertools[render]'")
     return Artist(model_folder, (48, 48), 0)
 
 
-def test_the_shipped_portraits_are_drawn_again(portraitist: Artist) -> None:
-    """Equal on the machine that made them; elsewhere the last bits of light and blur may round otherwise."""
+def test_the_shipped_portraits_are_rendered_again(portraitist: Artist) -> None:
+    """Equal on the machine that made them; elsewhere rounding may differ in the last bits of light and blur."""
     shipped, table = synthetic.load_portraits(SHIPPED), synthetic.table("portraits", SHIPPED)
     away = []
     for index in np.linspace(0, len(shipped) - 1, 12).round().astype(int).tolist():
@@ -222,17 +222,17 @@ def test_the_shipped_portraits_are_drawn_again(portraitist: Artist) -> None:
     assert max(away) < 2
 
 
-def test_a_portrait_hangs_on_nothing_drawn_before_it(portraitist: Artist) -> None:
+def test_a_portrait_does_not_depend_on_earlier_ones(portraitist: Artist) -> None:
     first, _ = portraitist.portrait(4711)
     portraitist.portrait(12)
     assert np.array_equal(portraitist.portrait(4711)[0], first)
 
 
-def test_a_shipped_film_is_drawn_again(model_folder: Path, tmp_path: Path) -> None:
-    """Its last three frames by the real command's workers, then found and cropped as CK+'s are."""
-    pytest.importorskip("pyvista", reason="rendering needs PyVista: pip install pyvista")
-    which = plan.films(0)[100]
-    rows = render_films(model_folder, tmp_path, [which], 0, 1, ckplus.FRAMES)
+def test_a_shipped_sequence_is_rendered_again(model_folder: Path, tmp_path: Path) -> None:
+    """Its last three frames, rendered by the real command's workers and cropped like CK+'s."""
+    pytest.importorskip("pyvista", reason="rendering needs PyVista: pip install 'fertools[render]'")
+    which = plan.plan_sequences(0)[100]
+    rows = render_sequences(model_folder, tmp_path, [which], 0, 1, ckplus.FRAMES)
     shipped, table = synthetic.load_sequences(SHIPPED), synthetic.table("sequences", SHIPPED)
     place = np.flatnonzero(table.sequence == which.name)
     for row, i in zip(rows, place, strict=True):
@@ -243,8 +243,10 @@ def test_a_shipped_film_is_drawn_again(model_folder: Path, tmp_path: Path) -> No
         for image, i in zip(drawn.images, place, strict=True)
     ]
     assert max(away) < 2
-    # What is there is not drawn again.
+    # Existing frames are not rendered again.
     frames = contents(tmp_path / "cohn-kanade-images")
     assert len(frames) == ckplus.FRAMES
     assert read_image(next((tmp_path / "cohn-kanade-images").rglob("*.png"))).shape == FRAME[::-1]
-    assert json.dumps(render_films(tmp_path / "no model", tmp_path, [which], 0, 1, ckplus.FRAMES)) == json.dumps(rows)
+    assert json.dumps(render_sequences(tmp_path / "no model", tmp_path, [which], 0, 1, ckplus.FRAMES)) == json.dumps(
+        rows
+    )

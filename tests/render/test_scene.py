@@ -1,4 +1,4 @@
-"""One picture: geometry and camera against other libraries, the renderer on a head made for the tests."""
+"""One image: geometry and camera against other computations, the renderer on a head made for the tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from scipy.spatial.transform import Rotation
 
 from fertools.render.head import FaceModel
 from fertools.render.paint import Paint, Person, draw_person
@@ -30,16 +29,18 @@ FRONT = Scene(
 
 
 @given(yaw=ANGLE, pitch=ANGLE, roll=ANGLE)
-def test_rotations_are_scipys(yaw: float, pitch: float, roll: float) -> None:
+def test_rotations_are_roll_then_pitch_then_yaw(yaw: float, pitch: float, roll: float) -> None:
     found = rotation(yaw, pitch, roll)
     assert found @ found.T == pytest.approx(np.eye(3), abs=1e-12)
     assert np.linalg.det(found) == pytest.approx(1)
-    # Roll first, then pitch, then yaw: about the turned axes, from the last to the first.
-    peer = Rotation.from_euler("YXZ", (yaw, -pitch, roll), degrees=True)
-    assert found == pytest.approx(peer.as_matrix(), abs=1e-12)
+    y, p, r = np.radians((yaw, -pitch, roll))
+    about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
+    about_z = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
+    assert found == pytest.approx(about_y @ about_x @ about_z, abs=1e-12)
 
 
-def test_rotations_go_the_way_they_say() -> None:
+def test_rotations_have_the_documented_directions() -> None:
     ahead, left, up = np.array([0, 0, 1]), np.array([1, 0, 0]), np.array([0, 1, 0])
     assert rotation(90, 0, 0) @ ahead == pytest.approx(left)
     assert rotation(0, 90, 0) @ ahead == pytest.approx(up)
@@ -50,7 +51,7 @@ def test_rotations_go_the_way_they_say() -> None:
 
 
 @given(seed=st.integers(0, 2**31))
-def test_backgrounds_are_light_of_the_pictures_shape(seed: int) -> None:
+def test_backgrounds_are_light_of_the_images_shape(seed: int) -> None:
     found = background((40, 24), seed)
     assert found.shape == (24, 40)
     assert found.dtype == np.float32
@@ -91,7 +92,7 @@ def test_gamma_is_a_power_of_the_light(gamma: float) -> None:
 
 
 @pytest.mark.parametrize("noise", [2.0, 8.0])
-def test_noise_has_the_spread_that_is_asked_for(noise: float) -> None:
+def test_noise_has_the_given_standard_deviation(noise: float) -> None:
     found = shot(np.full((200, 200), 0.5, np.float32), noise=noise)
     assert found.mean() == pytest.approx(127.5, abs=0.2)
     assert found.std() == pytest.approx(np.hypot(noise, np.sqrt(1 / 12)), rel=0.05)  # and that of rounding
@@ -127,7 +128,7 @@ def test_jpeg_is_pillows() -> None:
 
 @pytest.fixture(scope="module")
 def studio(toy_head: FaceModel) -> Studio:
-    pytest.importorskip("pyvista", reason="rendering needs PyVista: pip install pyvista")
+    pytest.importorskip("pyvista", reason="rendering needs PyVista: pip install 'fertools[render]'")
     return Studio(Paint(toy_head), (48, 48), 2)
 
 
@@ -149,11 +150,11 @@ def silhouette(studio: Studio, person: Person, **changes: object) -> np.ndarray:
     return np.abs(dark - bright) < 0.02
 
 
-def centre(mask: np.ndarray) -> np.ndarray:
+def center(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask).mean(0)
 
 
-def test_a_picture_is_light(studio: Studio, person: Person) -> None:
+def test_an_image_is_light(studio: Studio, person: Person) -> None:
     found = take(studio, person)
     assert found.shape == (48, 48)
     assert found.dtype == np.float32
@@ -164,11 +165,11 @@ def test_a_picture_is_light(studio: Studio, person: Person) -> None:
 
 
 def test_a_size_is_width_and_height(toy_head: FaceModel, person: Person) -> None:
-    pytest.importorskip("pyvista", reason="rendering needs PyVista: pip install pyvista")
+    pytest.importorskip("pyvista", reason="rendering needs PyVista: pip install 'fertools[render]'")
     assert take(Studio(Paint(toy_head), (64, 49), 1), person).shape == (49, 64)
 
 
-def test_a_picture_hangs_on_nothing_before_it(studio: Studio, person: Person) -> None:
+def test_an_image_does_not_depend_on_earlier_ones(studio: Studio, person: Person) -> None:
     alone = take(studio, person, yaw=10)
     other = dataclasses.replace(person, hair="long", glasses=0.1)
     take(studio, other, yaw=-30, occlusion="hand", light=(60, 0), shift=(0.1, 0), zoom=1.2, background=7)
@@ -197,7 +198,7 @@ def test_zoom_and_shift_move_the_face(studio: Studio, person: Person) -> None:
     small, large = silhouette(studio, person, zoom=0.3), silhouette(studio, person, zoom=0.4)
     assert large.sum() / small.sum() == pytest.approx((0.4 / 0.3) ** 2, rel=0.06)
     moved = silhouette(studio, person, zoom=0.3, shift=(0.1, 0.05))
-    down, right = centre(moved) - centre(small)
+    down, right = center(moved) - center(small)
     assert right == pytest.approx(4.8, abs=0.5)
     assert down == pytest.approx(-2.4, abs=0.5)
 
@@ -208,7 +209,7 @@ def test_a_head_turns_to_its_left_and_looks_up(studio: Studio, person: Person) -
 
     def eyes(**changes: object) -> np.ndarray:
         found = take(studio, bare, contrast=0.0, zoom=0.9, background=-250, **changes)
-        return centre(found[8:28, 8:40] < 0.15)
+        return center(found[8:28, 8:40] < 0.15)
 
     ahead = eyes()
     assert (eyes(yaw=15) - ahead)[1] > 1.5
@@ -235,7 +236,7 @@ def test_hair_and_what_is_worn_are_drawn(studio: Studio, person: Person, hair: s
     assert (np.abs(bare - worn) > 0.05).mean() > 0.02
 
 
-def test_without_pyvista_an_error_says_how_it_is_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pyvista_an_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyvista", None)
-    with pytest.raises(ImportError, match="pip install pyvista"):
+    with pytest.raises(ImportError, match=r"pip install 'fertools\[render\]'"):
         renderer()
