@@ -333,7 +333,7 @@ def predict(
     import csv
     import io
     import json
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
@@ -345,13 +345,15 @@ def predict(
 
     from tqdm import tqdm
 
-    from fertools.inference.predictor import COLUMNS, Predictor, describe, pictures_in, rows, save_annotated
+    from fertools.data.faces import images_in
+    from fertools.inference.output import COLUMNS, describe, rows
+    from fertools.inference.predictor import Predictor
 
     predictor = Predictor.from_pretrained(*([model] if model else []), threshold=threshold)
     photos: list[Path] = []
     for file in files:
         # A folder without photos stays in the list, and is reported like a file that isn't one.
-        photos += (pictures_in(file) if file.is_dir() else []) or [file]
+        photos += (images_in(file) if file.is_dir() else []) or [file]
     bar = tqdm(photos, desc="predict", unit="photo", disable=len(photos) < 10)
 
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -364,17 +366,19 @@ def predict(
     failed = False
     for photo, result in zip(photos, predictor.stream(bar), strict=True):
         failed |= result.failed
-        shown = replace(result, source=printable(result.source), problem=result.problem and printable(result.problem))
+        shown = replace(result, source=printable(result.source), message=result.message and printable(result.message))
         with tqdm.external_write_mode():
             if as_json:
-                print(json.dumps(asdict(result), allow_nan=False))
+                print(json.dumps(result.to_dict(), allow_nan=False))
             elif as_csv:
                 table.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows(shown))
-                if result.problem:
+                if result.message:
                     print(describe(shown), file=sys.stderr)
             else:
                 print(describe(shown))
             if annotate and result.faces:
+                from fertools.inference.drawing import save_annotated
+
                 try:
                     save_annotated(photo, result, annotate)
                 except (OSError, FertoolsError) as error:
