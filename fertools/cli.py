@@ -268,7 +268,7 @@ def _config(recipe: str, overrides: list[str]) -> Any:
 
 
 def _device(name: str) -> str | None:
-    from fertools.training.runtime import pick_device
+    from fertools.hardware import pick_device
 
     try:
         return str(pick_device(name)) if name else None

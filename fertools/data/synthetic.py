@@ -119,8 +119,7 @@ def accuracy_by(
         ValueError: the lengths differ.
     """
     import pandas as pd
-
-    from fertools.evaluation.metrics import wilson_interval
+    from scipy.stats import binomtest
 
     values = pd.Series(np.asarray(values))
     if len(values) != len(correct):
@@ -132,7 +131,7 @@ def accuracy_by(
         groups = pd.cut(values, list(bins), include_lowest=True)
     found = []
     for group, rows in pd.Series(np.asarray(correct, bool)).groupby(groups, observed=True):
-        low, high = wilson_interval(int(rows.sum()), len(rows))
+        low, high = binomtest(int(rows.sum()), len(rows)).proportion_ci(method="wilson")
         inside = values[rows.index]
         center = float(inside.mean()) if pd.api.types.is_numeric_dtype(inside) else float("nan")
         found.append((group, center, len(rows), float(rows.mean()), low, high))

@@ -54,12 +54,13 @@ from tqdm import tqdm
 from fertools.data import FaceSet
 from fertools.errors import FertoolsError, Interrupted, RunError, SweepError
 from fertools.files import atomic_write, file_digest
+from fertools.hardware import physical_cores, pick_device
 from fertools.paths import find_run, runs_folder
 from fertools.recipes import TrainConfig
 from fertools.recipes import recipe as named
 from fertools.records import Record, differences, load_predictions
 from fertools.training.checkpoints import newest
-from fertools.training.runtime import physical_cores, pick_device, stop_signals
+from fertools.training.runtime import stop_signals
 from fertools.training.trainer import train
 
 _KEYS: dict[str, type] = {

@@ -31,6 +31,7 @@ from fertools.evaluation.calibration import choose_threshold, fit_temperature
 from fertools.evaluation.prediction import normalize, predict_log_proba
 from fertools.evaluation.runs import measure, predict_test_sets
 from fertools.files import file_digest
+from fertools.hardware import computes_bf16, pick_device
 from fertools.models.registry import build
 from fertools.models.weights import ModelMetadata, initialize_from, save_network
 from fertools.recipes import TrainConfig
@@ -40,7 +41,7 @@ from fertools.training.augmentation import augment, cutmix, mixup
 from fertools.training.checkpoints import Progress
 from fertools.training.optimizer import make_optimizer
 from fertools.training.randomness import Purpose, derive_seed, epoch_order, fork_rng
-from fertools.training.runtime import computes_bf16, pick_device, stop_signals
+from fertools.training.runtime import stop_signals
 from fertools.training.tensorboard import epoch_log
 
 _NO_CHECKPOINT = "There is no checkpoint yet."
