@@ -1,4 +1,4 @@
-"""Makes the files of the demo page that nobody writes by hand, in ``book/_static/demo``.
+"""Makes the generated files of the demo page, in ``book/_static/demo``.
 
     python book/_tools/demo_files.py model      # the network and what its record says, from data/runs
     python book/_tools/demo_files.py samples    # the two portraits
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx
 
 DEMO = Path(__file__).parents[1] / "_static" / "demo"
-RUN = "cpu-fer2013"
+RUN = "wide-fer2013"
 PACKAGES = {"onnxruntime-web": "1.22.0", "@mediapipe/face_detection": "0.4.1657300184"}
 
 
@@ -43,27 +43,28 @@ def write(path: Path, data: bytes) -> None:
 
 
 def model_card(run: str) -> dict[str, Any]:
-    """What the page says of the network: names and figures of the run's record, none of them typed here."""
-    from fertools import evaluate
-    from fertools.inference.predictor import TARGET, Predictor
-    from fertools.records import Record, load_predictions, find_run
+    """What the page says about the network: names and numbers from the run's record."""
+    from fertools.evaluation.calibration import TARGET_ACCURACY, apply_temperature
+    from fertools.inference.predictor import Predictor
+    from fertools.paths import find_run
+    from fertools.records import Record, load_predictions
 
     folder = find_run(run)
     record, predictions, predictor = Record.load(folder), load_predictions(folder), Predictor.from_pretrained(folder)
     labels = predictions["PrivateTest/labels"]
-    p = np.exp(evaluate.apply_temperature(predictions["PrivateTest/single-crop"], predictor.temperature))
-    answered = p.max(1) >= predictor.threshold
+    p = np.exp(apply_temperature(predictions["PrivateTest/single-crop"], predictor.temperature))
+    covered = p.max(1) >= predictor.threshold
     scores = record.metrics["PrivateTest"]["single-crop"]
     return {
         "run": record.name,
         "classes": record.classes,
         "parameters": record.parameters,
-        "accuracy": scores["accuracy"],  # on PrivateTest, one view, every image answered
+        "accuracy": scores["accuracy"],  # on PrivateTest, single crop, without abstaining
         "accuracy_interval": scores["accuracy_interval"],
         "threshold": predictor.threshold,
-        "target": TARGET,  # the accuracy on PublicTest that the threshold was chosen for
-        "answered": float(answered.mean()),  # the share of PrivateTest at that threshold
-        "accuracy_answered": float((p.argmax(1) == labels)[answered].mean()),
+        "target": TARGET_ACCURACY,  # the accuracy on PublicTest that the threshold was chosen for
+        "coverage": float(covered.mean()),  # the fraction of PrivateTest above that threshold
+        "covered_accuracy": float((p.argmax(1) == labels)[covered].mean()),
     }
 
 
@@ -78,7 +79,7 @@ def make_model() -> None:
 
 
 def make_samples() -> None:
-    """Two portraits in the public domain, from packages that ship them, made small."""
+    """Two portraits in the public domain, from packages that ship them, scaled down."""
     import skimage
     from matplotlib.cbook import get_sample_data
     from PIL import Image
@@ -92,7 +93,7 @@ def make_samples() -> None:
         write(DEMO / "samples" / f"{name}.jpg", data.getvalue())
 
 
-# --- What others wrote ------------------------------------------------------------------------
+# --- Third-party files ------------------------------------------------------------------------
 
 
 def npm_files(package: str) -> dict[str, bytes]:
@@ -114,7 +115,7 @@ def detector_onnx(weights: bytes) -> onnx.ModelProto:
     """The detector's TensorFlow Lite file as ONNX: the same layers and 16-bit weights.
 
     Input ``image``, (1, 3, 128, 128), RGB from -1 to 1. Outputs ``scores``, (1, 896, 1), before the
-    sigmoid, and ``boxes``, (1, 896, 16): centre, size and six points, in pixels from the anchor.
+    sigmoid, and ``boxes``, (1, 896, 16): center, size and six points, in pixels from the anchor.
 
     Raises:
         ValueError: the file has a layer that this detector does not have.
@@ -140,7 +141,7 @@ def detector_onnx(weights: bytes) -> onnx.ModelProto:
     def add(kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
         nodes.append(helper.make_node(kind, inputs, [output], **attributes))
 
-    halves: dict[int, np.ndarray] = {}  # weights by the tensor that holds them as 32 bits
+    halves: dict[int, np.ndarray] = {}  # weights by the tensor that has them as 32 bits
     for i in range(graph.OperatorsLength()):
         operator = graph.Operators(i)
         kind = kinds[model.OperatorCodes(operator.OpcodeIndex()).DeprecatedBuiltinCode()]
@@ -208,7 +209,7 @@ def detector_onnx(weights: bytes) -> onnx.ModelProto:
     )
     proto = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     package = "@mediapipe/face_detection"
-    helper.set_model_props(proto, {"from": f"{package} {PACKAGES[package]}", "licence": "Apache-2.0"})
+    helper.set_model_props(proto, {"from": f"{package} {PACKAGES[package]}", "license": "Apache-2.0"})
     onnx.checker.check_model(proto, full_check=True)
     return proto
 

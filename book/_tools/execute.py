@@ -17,10 +17,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import yaml
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
+from jupyter_client import AsyncKernelManager
 from myst_nb.core.read import MystMetadataParsingError, read_myst_markdown_notebook
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -86,17 +88,22 @@ def execute(page: Path, notebook: NotebookNode, limit: float) -> float:
         at = cell_index
 
     start = time.monotonic()
-    client = NotebookClient(
-        notebook,
-        timeout=limit,
-        resources={"metadata": {"path": str(page.parent)}},
-        on_cell_start=on_cell_start,
-    )
-    try:
-        client.execute()
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
-        number = sum(cell.cell_type == "code" for cell in notebook.cells[: at + 1])
-        raise PageError(f"{page.name}, code cell {number}:\n{error}") from error
+    with TemporaryDirectory() as folder:
+        # Sockets in a folder: over TCP a kernel warns of eavesdroppers.
+        manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
+        client = NotebookClient(
+            notebook,
+            km=manager,
+            timeout=limit,
+            startup_timeout=limit,
+            resources={"metadata": {"path": str(page.parent)}},
+            on_cell_start=on_cell_start,
+        )
+        try:
+            client.execute(cleanup_kc=True)
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+            number = sum(cell.cell_type == "code" for cell in notebook.cells[: at + 1])
+            raise PageError(f"{page.name}, code cell {number}:\n{error}") from error
     return time.monotonic() - start
 
 
@@ -108,7 +115,7 @@ def main(root: Path, jobs: int) -> int:
     notebooks = {page: read(page) for page in pages(root)}
     waiting = {page: notebook for page, notebook in notebooks.items() if not is_cached(cache, notebook)}
     print(f"Pages to execute: {len(waiting)} of {len(notebooks)}, {jobs} at a time", flush=True)
-    failures: list[str] = []
+    failures = 0
     with ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(execute, page, notebook, limit): page for page, notebook in waiting.items()}
         for done, task in enumerate(as_completed(running), start=1):
@@ -116,16 +123,14 @@ def main(root: Path, jobs: int) -> int:
             try:
                 seconds = task.result()
             except PageError as error:
-                failures.append(str(error))
-                result = "failed"
+                failures += 1
+                result = f"failed\n{error}\n"
             else:
                 bundle = CacheBundleIn(waiting[page], str(page), data={"execution_seconds": seconds})
                 cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
                 result = f"{seconds:.0f} s"
             print(f"[{done:>2}/{len(waiting)}] {page.relative_to(root)}: {result}", flush=True)
-    for failure in failures:
-        print(f"\n{failure}", file=sys.stderr)
-    return len(failures)
+    return failures
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
 DEMO = BOOK / "_static" / "demo"
-RUN = ROOT / "data" / "runs" / "cpu-fer2013"
+RUN = ROOT / "data" / "runs" / "wide-fer2013"
 SAMPLES = {"Eileen Collins": DEMO / "samples" / "collins.jpg", "Grace Hopper": DEMO / "samples" / "hopper.jpg"}
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node on the PATH")
@@ -91,9 +91,9 @@ def site(
 
 
 @pytest.fixture(scope="module")
-def camera_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What Chromium takes for its camera: the portrait of Eileen Collins, again and again."""
-    path = tmp_path_factory.mktemp("camera") / "film.mjpeg"
+def camera_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What Chromium takes for its camera: the portrait of Eileen Collins, in a loop."""
+    path = tmp_path_factory.mktemp("camera") / "video.mjpeg"
     data = io.BytesIO()
     Image.open(SAMPLES["Eileen Collins"]).resize((480, 480)).crop((0, 0, 480, 360)).save(data, "JPEG", quality=95)
     path.write_bytes(data.getvalue() * 10)
@@ -101,12 +101,12 @@ def camera_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser(chromium: Browser, executable: str, camera_film: Path) -> Iterator[Browser]:
+def browser(chromium: Browser, executable: str, camera_video: Path) -> Iterator[Browser]:
     """As ``chromium``, with a camera."""
     fake = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     with chromium.browser_type.launch(
         executable_path=executable,
-        args=["--no-sandbox", *fake, f"--use-file-for-fake-video-capture={camera_film}"],
+        args=["--no-sandbox", *fake, f"--use-file-for-fake-video-capture={camera_video}"],
     ) as browser:
         yield browser
 
@@ -121,8 +121,8 @@ def in_node(body: str, argument: Any) -> Any:
         const base = {json.dumps(DEMO.as_posix() + "/")};
         const read = async (path) => new Uint8Array(readFileSync(base + path)).buffer;
         const input = JSON.parse(readFileSync(0, "utf8"));
-        const answer = await (async () => {{ {body} }})();
-        console.log(JSON.stringify(answer));
+        const output = await (async () => {{ {body} }})();
+        console.log(JSON.stringify(output));
     """
     done = subprocess.run(
         ["node", "--input-type=module", "--eval", program],
@@ -188,20 +188,20 @@ LOOK = """
     const { load } = await import(base + "classify.js");
     const { findFace } = await import(base + "detect.js");
     const models = await load(read);
-    const answers = [];
+    const outputs = [];
     for (const crop of input.crops) {
         const { logits, probabilities } = await models.network(crop);
-        answers.push({ logits: Array.from(logits), probabilities: Array.from(probabilities) });
+        outputs.push({ logits: Array.from(logits), probabilities: Array.from(probabilities) });
     }
     const found = [];
     for (const image of input.images) {
         found.push(await findFace(models.detector, asCanvas(image), [1, 2]));
     }
-    return { answers, found };
+    return { outputs, found };
 """
 
 
-def test_networks_answer_as_python_does(javascript: JavaScript) -> None:
+def test_networks_compute_what_python_does(javascript: JavaScript) -> None:
     """Logits and probabilities equal PyTorch's; the face is where dlib sees it, wherever it is moved."""
     gray = [faces.read_image(path) for path in SAMPLES.values()]
     boxes = [faces.detect(image)[0] for image in gray]
@@ -220,13 +220,13 @@ def test_networks_answer_as_python_does(javascript: JavaScript) -> None:
 
     result = javascript(CANVAS + LOOK, {"crops": crops.reshape(len(crops), -1).tolist(), "images": images})
 
-    net, about = load_network(RUN / "model.safetensors")
+    net, metadata = load_network(RUN / "model.safetensors")
     with torch.inference_mode():
-        pixels = (torch.from_numpy(crops).float()[:, None] - metadata["pixels"]["mean"]) / metadata["pixels"]["std"]
+        pixels = (torch.from_numpy(crops).float()[:, None] - metadata.mean) / metadata.std
         logits = net.eval()(pixels).numpy()
-    np.testing.assert_allclose([answer["logits"] for answer in result["answers"]], logits, atol=1e-3)
+    np.testing.assert_allclose([output["logits"] for output in result["outputs"]], logits, atol=1e-3)
     expected = Predictor.from_pretrained(RUN, "cpu").classify(crops)
-    np.testing.assert_allclose([answer["probabilities"] for answer in result["answers"]], expected, atol=1e-3)
+    np.testing.assert_allclose([output["probabilities"] for output in result["outputs"]], expected, atol=1e-3)
 
     *found, nothing = result["found"]
     assert nothing is None
@@ -306,7 +306,7 @@ def test_a_sample_gets_pythons_label(started: Visit, name: str) -> None:
     assert started.text("label") == ("unsure" if face.abstain else face.label)
     assert face.label in started.text("label") + started.text("note")
 
-    # The bars are Python's answer to the very pixels that the page shows as the network's view.
+    # The bars are Python's probabilities for the very pixels that the page shows as the network's input.
     shown = started.page.evaluate("document.getElementById('demo-crop').toDataURL()")
     crop = np.asarray(Image.open(io.BytesIO(base64.b64decode(shown.split(",")[1]))).convert("L"))
     cells = started.page.locator("#demo-bars tr").all_inner_texts()
@@ -329,7 +329,7 @@ def test_keys_choose_and_the_focus_is_seen(started: Visit) -> None:
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     started.wait_for("status", "Grace Hopper: one face")
-    started.wait_for("spoken", "unsure")  # said once, politely, to those who listen
+    started.wait_for("spoken", "label: neutral")  # said once, politely, to those who listen
     assert page.get_attribute("#demo-spoken", "aria-live") == "polite"
 
 
@@ -359,8 +359,8 @@ def test_own_photos(started: Visit) -> None:
     started.wait_for("status", "wall.jpg: no face found")
     assert started.text("label") == "no face"
 
-    upload("text.jpg", b"no picture at all")
-    started.wait_for("status", "text.jpg cannot be read as a picture")
+    upload("text.jpg", b"no image at all")
+    started.wait_for("status", "text.jpg cannot be read as an image")
 
 
 def test_the_camera_is_watched_and_let_go(started: Visit) -> None:
@@ -369,7 +369,7 @@ def test_the_camera_is_watched_and_let_go(started: Visit) -> None:
     page.keyboard.press("Enter")
     started.wait_for("speed", "frames per second")
     assert float(started.text("speed").split()[0]) > 0
-    started.wait_for("label", "happy")  # the film shows the portrait of Eileen Collins
+    started.wait_for("label", "happy")  # the video shows the portrait of Eileen Collins
     assert page.get_attribute("#demo-camera", "aria-pressed") == "true"
     page.keyboard.press("Enter")
     started.wait_for("status", "The camera is off.")

@@ -3,9 +3,9 @@
 import { IMAGE_SIZE } from "./crop.js";
 
 async function download(path) {
-  const answer = await fetch(new URL(path, import.meta.url));
-  if (!answer.ok) throw new Error(`${path}: the server answered ${answer.status}`);
-  return answer.arrayBuffer();
+  const response = await fetch(new URL(path, import.meta.url));
+  if (!response.ok) throw new Error(`${path}: the server answered ${response.status}`);
+  return response.arrayBuffer();
 }
 
 // Gzip's two first bytes tell whether a server has unpacked the file already.
@@ -22,7 +22,7 @@ export function canRun() {
   return typeof WebAssembly === "object" && "DecompressionStream" in globalThis && WebAssembly.validate(new Uint8Array(module));
 }
 
-// Loads everything, about 5 MB. Gives
+// Loads everything, about 7 MB. Gives
 //   about     what the record of the training run says: model.json
 //   detector  128x128 RGB planes, -1 to 1 -> {scores, boxes}
 //   network   48x48 gray levels -> {logits, probabilities}, one number for each of about.classes

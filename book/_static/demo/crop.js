@@ -1,10 +1,10 @@
-// From a picture to the 48x48 gray face that the network sees: fertools/data/faces.py, in JavaScript.
+// From an image to the 48x48 gray face that the network sees: fertools/data/faces.py, in JavaScript.
 // A test compares both: they differ by one gray level at most.
 // Pictures are {data, width, height}, as canvases give them: four bytes a pixel.
 
 export const IMAGE_SIZE = 48;
 const MARGIN = 0.1; // of the box's side, shown on each side of it
-const LIFT = 0.1; // of the box's side: how far the square's centre is above the box's
+const LIFT = 0.1; // of the box's side: how far the square's center is above the box's
 
 const clamp = (value, last) => Math.min(Math.max(value, 0), last);
 
@@ -22,7 +22,7 @@ export function square(box) {
   };
 }
 
-// The face in a box: 48x48 gray levels. Where the square leaves the picture, the edge is repeated.
+// The face in a box: 48x48 gray levels. Where the square leaves the image, the edge is repeated.
 export function crop(image, box) {
   const planes = resize(image, square(box), IMAGE_SIZE);
   const area = IMAGE_SIZE ** 2;
@@ -31,7 +31,7 @@ export function crop(image, box) {
   });
 }
 
-// A square of a picture, resampled to size x size. Shrinking averages over areas and enlarging is
+// A square of an image, resampled to size x size. Shrinking averages over areas and enlarging is
 // bicubic, as cv2.INTER_AREA and cv2.INTER_CUBIC. Returns the planes red, green and blue.
 export function resize({ data, width, height }, { left, top, side }, size) {
   const { count, places, weights } = side >= size ? areaTaps(side, size) : cubicTaps(side, size);
@@ -79,7 +79,7 @@ function areaTaps(source, target) {
   return taps(source, target, Math.ceil(scale) + 1, (i) => Math.floor(i * scale), weight);
 }
 
-// Keys' cubic convolution with a = -0.75; pixel centres lie at i + 1/2.
+// Keys' cubic convolution with a = -0.75; pixel centers are at i + 1/2.
 function cubicTaps(source, target, a = -0.75) {
   const near = (t) => (a + 2) * t ** 3 - (a + 3) * t ** 2 + 1;
   const far = (t) => a * t ** 3 - 5 * a * t ** 2 + 8 * a * t - 4 * a;

@@ -1,36 +1,36 @@
-// The demo page: what is pressed, what is shown. Pictures stay in this page and are dropped with it.
+// The demo page: its buttons, and what it shows. Images stay in this page and are dropped with it.
 
 import { IMAGE_SIZE, crop } from "./crop.js";
 import { canRun, load } from "./classify.js";
 import { findFace } from "./detect.js";
 
-const LONGEST_PHOTO = 1280; // pixels; a larger picture is made smaller first
+const LONGEST_PHOTO = 1280; // pixels; a larger image is scaled down first
 const LONGEST_FRAME = 400;
 const ANNOUNCE_EVERY = 2000; // ms, for those who listen to the page
 
 const part = (name) => document.getElementById(`demo-${name}`);
 const say = (words) => (part("status").textContent = words);
 const percent = (p) => `${Math.round(100 * p)}\u00a0%`;
-const picture = part("picture").getContext("2d", { willReadFrequently: true });
+const context = part("image").getContext("2d", { willReadFrequently: true });
 
 let models; // what load() gives
 let turn = 0; // grows with each choice; work for an older one is dropped
 let stream; // the camera's, while it is on
-let queue = Promise.resolve(); // the networks look at one picture at a time
+let queue = Promise.resolve(); // the networks process one image at a time
 let announced = { words: "", at: -Infinity };
 
 // --- Starting -------------------------------------------------------------------------------
 
 if (canRun()) {
   part("start").hidden = false;
-  say("This loads about 5 MB from this site, and nothing else from anywhere.");
+  say("This loads about 7 MB from this site, and nothing from anywhere else.");
 } else {
   say("This browser cannot run the demo: it lacks WebAssembly with SIMD. A browser of 2023 or later has it.");
 }
 
 part("start").addEventListener("click", async () => {
   part("start").disabled = true;
-  say("Loading about 5 MB …");
+  say("Loading about 7 MB …");
   try {
     models = await load();
   } catch (error) {
@@ -38,12 +38,12 @@ part("start").addEventListener("click", async () => {
     say(`The demo could not be loaded (${error.message}). Check the connection, and press the button again.`);
     return;
   }
-  const { run, accuracy, threshold, target, answered, accuracy_answered } = models.about;
+  const { run, accuracy, threshold, target, coverage, covered_accuracy } = models.about;
   part("bars").replaceChildren(...models.about.classes.map(bar));
   part("about").textContent =
-    `Network ${run}: right on ${percent(accuracy)} of FER2013's PrivateTest. It says unsure below ${percent(threshold)}, ` +
-    `a threshold at which ${percent(target)} of its answers on PublicTest were right. So it answers ` +
-    `${percent(answered)} of PrivateTest, and is right on ${percent(accuracy_answered)} of those.`;
+    `Network ${run}: accuracy ${percent(accuracy)} on FER2013's PrivateTest. Below a confidence of ${percent(threshold)} ` +
+    `it abstains and says unsure; with this threshold, ${percent(target)} of its predictions on PublicTest were right. ` +
+    `On PrivateTest it predicts ${percent(coverage)} of the images, with an accuracy of ${percent(covered_accuracy)}.`;
   part("start").hidden = true;
   part("main").hidden = false;
   const first = document.querySelector("[data-sample]");
@@ -63,7 +63,7 @@ function bar(name) {
   return row;
 }
 
-// --- Choosing a picture ---------------------------------------------------------------------
+// --- Choosing an image -----------------------------------------------------------------------
 
 for (const button of document.querySelectorAll("[data-sample]")) {
   button.addEventListener("click", () => showSample(button));
@@ -77,12 +77,12 @@ part("camera").addEventListener("click", () => (stream ? nextTurn("The camera is
 async function showSample(button) {
   const mine = nextTurn();
   try {
-    const answer = await fetch(new URL(`samples/${button.dataset.sample}`, import.meta.url));
-    if (!answer.ok) throw new Error(answer.status);
-    const photo = await answer.blob();
+    const response = await fetch(new URL(`samples/${button.dataset.sample}`, import.meta.url));
+    if (!response.ok) throw new Error(response.status);
+    const photo = await response.blob();
     if (mine === turn) await showPhoto(photo, { name: button.textContent, credit: button.dataset.credit, button });
   } catch {
-    if (mine === turn) say("The picture could not be loaded. Check the connection, and try again.");
+    if (mine === turn) say("The image could not be loaded. Check the connection, and try again.");
   }
 }
 
@@ -93,7 +93,7 @@ async function showPhoto(file, { name, credit = "", button }) {
     // Upright, as a camera's note in the file says, and with the numbers of the file, as Python reads them.
     photo = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
-    say(`${name} cannot be read as a picture. Pictures in JPEG, PNG, WebP or GIF format can.`);
+    say(`${name} cannot be read as an image. JPEG, PNG, WebP and GIF can.`);
     return;
   }
   if (mine !== turn) return;
@@ -103,8 +103,8 @@ async function showPhoto(file, { name, credit = "", button }) {
   photo.close();
   const face = await look(mine, [1, 2, 4]);
   if (mine !== turn) return;
-  part("picture").ariaLabel = `${name}${face ? ", with a box around the face" : ""}`;
-  say(face ? `${name}: one face looked at.` : `${name}: no face found. It should be upright, from the front, and not too small.`);
+  part("image").ariaLabel = `${name}${face ? ", with a box around the face" : ""}`;
+  say(face ? `${name}: one face found.` : `${name}: no face found. It should be upright, frontal, and not too small.`);
 }
 
 // --- The camera -----------------------------------------------------------------------------
@@ -132,10 +132,10 @@ async function startCamera() {
   if (mine !== turn) return;
   part("camera").textContent = "Stop the camera";
   part("camera").ariaPressed = "true";
-  part("picture").ariaLabel = "The camera's picture, mirrored";
-  part("picture").classList.add("demo-mirrored");
+  part("image").ariaLabel = "The camera's image, mirrored";
+  part("image").classList.add("demo-mirrored");
   part("credit").textContent = "";
-  say("The camera is on. Its pictures stay on this device.");
+  say("The camera is on. Its images stay on this device.");
   const times = []; // when the frames of the last second were done
   for (;;) {
     await nextFrame(video);
@@ -162,13 +162,13 @@ function nextFrame(video) {
   );
 }
 
-// Ends what was going on, the camera too, and gives the number of the new turn.
+// Ends what is going on, the camera too, and returns the number of the new turn.
 function nextTurn(words) {
   stream?.getTracks().forEach((track) => track.stop());
   stream = undefined;
   for (const button of document.querySelectorAll(".demo-choices [aria-pressed]")) button.ariaPressed = "false";
   part("camera").textContent = "Use the camera";
-  part("picture").classList.remove("demo-mirrored");
+  part("image").classList.remove("demo-mirrored");
   part("speed").textContent = "";
   announced = { words: "", at: -Infinity };
   if (words) say(words);
@@ -184,28 +184,28 @@ window.addEventListener("pagehide", () => stream && nextTurn("The camera is off.
 
 function draw(source, width, height, longest) {
   const scale = Math.min(1, longest / Math.max(width, height));
-  const canvas = picture.canvas;
+  const canvas = context.canvas;
   const [w, h] = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
   if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
-  picture.fillStyle = "white"; // under transparent pixels
-  picture.fillRect(0, 0, w, h);
-  picture.imageSmoothingQuality = "high";
-  picture.drawImage(source, 0, 0, w, h);
+  context.fillStyle = "white"; // under transparent pixels
+  context.fillRect(0, 0, w, h);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(source, 0, 0, w, h);
 }
 
-// Finds and labels the face of what is drawn, and shows both. Gives the face, or null.
+// Finds and labels the face in the image, and shows both. Returns the face, or null.
 function look(mine, parts) {
-  const image = picture.getImageData(0, 0, picture.canvas.width, picture.canvas.height);
+  const image = context.getImageData(0, 0, context.canvas.width, context.canvas.height);
   queue = queue.then(async () => {
     if (mine !== turn) return null;
     try {
       const face = await findFace(models.detector, image, parts);
       const levels = face && crop(image, face);
-      const answer = face && (await models.network(levels));
-      if (mine === turn) show(face, levels, answer?.probabilities);
+      const output = face && (await models.network(levels));
+      if (mine === turn) show(face, levels, output?.probabilities);
       return face;
     } catch (error) {
-      if (mine === turn) nextTurn(`The networks could not look at the picture (${error.message}).`);
+      if (mine === turn) nextTurn(`The networks could not process the image (${error.message}).`);
       return null;
     }
   });
@@ -219,8 +219,8 @@ function show(face, levels, probabilities) {
   drawCrop(levels);
   if (face) drawBox(face, unsure);
   part("label").textContent = face ? (unsure ? "unsure" : name) : "no face";
-  const sure = face ? percent(probabilities[best]) : "";
-  part("note").textContent = unsure ? `${name} ${sure} is too little to say so` : sure;
+  const confidence = face ? percent(probabilities[best]) : "";
+  part("note").textContent = unsure ? `${name} ${confidence} is below the threshold` : confidence;
   [...part("bars").rows].forEach((row, i) => {
     const p = face ? probabilities[i] : 0;
     row.className = `${i === best ? "demo-best" : ""} ${unsure ? "demo-unsure" : ""}`;
@@ -236,14 +236,14 @@ function drawCrop(levels) {
   part("crop").getContext("2d").putImageData(image, 0, 0);
 }
 
-// Dark on light, so that it is seen on every picture; dashed where the network is unsure.
+// Dark on light, visible on every image; dashed where the network abstains.
 function drawBox({ left, top, right, bottom }, unsure) {
-  const width = Math.max(2, picture.canvas.width / 200);
-  for (const [colour, line] of [["black", 2 * width], ["white", width]]) {
-    picture.strokeStyle = colour;
-    picture.lineWidth = line;
-    picture.setLineDash(unsure ? [6 * width, 4 * width] : []);
-    picture.strokeRect(left, top, right - left, bottom - top);
+  const width = Math.max(2, context.canvas.width / 200);
+  for (const [color, line] of [["black", 2 * width], ["white", width]]) {
+    context.strokeStyle = color;
+    context.lineWidth = line;
+    context.setLineDash(unsure ? [6 * width, 4 * width] : []);
+    context.strokeRect(left, top, right - left, bottom - top);
   }
 }
 

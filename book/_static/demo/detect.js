@@ -3,12 +3,12 @@
 
 import { resize } from "./crop.js";
 
-const SIZE = 128; // the detector's picture, square
+const SIZE = 128; // the detector's input, square
 const MIN_SCORE = 0.5;
 const SAME_FACE = 0.3; // overlap, intersection over union, from which two boxes are of one face
 
-// dlib's box in terms of the detector's: how long its side is, and how far down its centre, in sides. Medians
-// over the faces that both found in 600 of FER2013's training pictures. The middle half of them lies within
+// dlib's box in terms of the detector's: how long its side is, and how far down its center, in sides. Medians
+// over the faces that both found in 600 of FER2013's training images. The middle half of them is within
 // 0.07 of the first and 0.05 of the second.
 const DLIB_SIDE = 1.02;
 const DLIB_DOWN = -0.02;
@@ -21,9 +21,9 @@ const ANCHORS = [[16, 2], [8, 6]].flatMap(([places, boxes]) =>
   }),
 );
 
-// The face of a picture, as {left, top, right, bottom, score}, or null: of several, the largest.
+// The face in an image, as {left, top, right, bottom, score}, or null: of several, the largest.
 // `detector` runs the detector on one square. It sees faces from about a fifth of the square's side, so
-// where it finds none, the picture is cut into overlapping squares, of 1 / `parts` of its longer side.
+// where it finds none, the image is cut into overlapping squares, of 1 / `parts` of its longer side.
 export async function findFace(detector, image, parts = [1, 2]) {
   for (const part of parts) {
     const faces = [];
@@ -37,7 +37,7 @@ export async function findFace(detector, image, parts = [1, 2]) {
   return null;
 }
 
-// Squares that cover a picture: one, around all of it, or overlapping by half.
+// Squares that cover an image: one, around all of it, or overlapping by half.
 function squares({ width, height }, part) {
   const side = Math.ceil(Math.max(width, height) / part);
   const starts = (length) => {
@@ -48,7 +48,7 @@ function squares({ width, height }, part) {
   return starts(height).flatMap((top) => starts(width).map((left) => ({ left, top, side })));
 }
 
-// The detector's numbers as faces in the picture. Boxes that overlap are one face: their mean, by score.
+// The detector's numbers as faces in the image. Boxes that overlap are one face: their mean, by score.
 function decode(scores, boxes, { left, top, side }) {
   const found = [];
   scores.forEach((logit, i) => {
