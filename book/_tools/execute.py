@@ -96,6 +96,7 @@ def execute(page: Path, notebook: NotebookNode, limit: float) -> float:
             km=manager,
             timeout=limit,
             startup_timeout=limit,
+            record_timing=False,  # times in the cells would make them others than the page's
             resources={"metadata": {"path": str(page.parent)}},
             on_cell_start=on_cell_start,
         )

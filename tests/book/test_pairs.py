@@ -1,4 +1,4 @@
-"""A chapter is text, ``.md``; the notebook of the same name is for Jupyter and holds the same cells."""
+"""A chapter is text, ``.md``; the notebook of the same name is for Jupyter and has the same cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_there_are_chapters() -> None:
 
 
 @pytest.mark.parametrize("page", CHAPTERS, ids=lambda page: page.stem)
-def test_notebook_holds_the_cells_of_its_page(page: Path) -> None:
+def test_notebook_has_the_cells_of_its_page(page: Path) -> None:
     twin = page.with_suffix(".ipynb")
     assert twin.exists(), f"{twin.name} is missing: run `make notebooks`"
     text, notebook = jupytext.read(page), jupytext.read(twin)
@@ -31,4 +31,4 @@ def test_notebook_holds_the_cells_of_its_page(page: Path) -> None:
 @pytest.mark.parametrize("twin", sorted(BOOK.glob("*.ipynb")), ids=lambda twin: twin.stem)
 def test_notebook_is_generated_and_keeps_no_output(twin: Path) -> None:
     assert twin.with_suffix(".md") in CHAPTERS, f"{twin.name} has no page of that name"
-    assert not any(cell.get("outputs") for cell in jupytext.read(twin).cells), f"{twin.name} holds outputs"
+    assert not any(cell.get("outputs") for cell in jupytext.read(twin).cells), f"{twin.name} has outputs"

@@ -1,4 +1,4 @@
-"""A page is executed again exactly where something changed that it imports or reads: on a small book."""
+"""A page is executed again exactly when something changed that it imports or reads: on a small book."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ kernelspec:
 CONFIG = """
 title: Small
 exclude_patterns: [_build]
-execute: {execute_notebooks: cache}
+execute: {execute_notebooks: cache, timeout: 120}
 sphinx: {config: {nb_execution_raise_on_error: true}}
 """
 
@@ -45,30 +45,36 @@ def book(tmp_path: Path) -> Path:
         "_toc.yml": "format: jb-book\nroot: book/uses\nchapters: [{file: book/reads}, {file: book/alone}]\n",
         "fertools/__init__.py": "",
         "fertools/network.py": "WIDTH = 16\n",
+        "fertools/evaluation/__init__.py": "",
         "fertools/evaluation/plots.py": "def draw():\n    from fertools import network\n\n    return network.WIDTH\n",
         "data/table.csv": "a\n1\n",
         "data/other.csv": "a\n2\n",
-        "book/uses.md": cell("from fertools.evaluation import plots\nprint('width', plots.draw())").replace("{name}", "uses"),
+        "book/uses.md": cell("from fertools.evaluation import plots\nprint('width', plots.draw())").replace(
+            "{name}", "uses"
+        ),
         "book/reads.md": cell("print(open('../data/table.csv').read())").replace("{name}", "reads"),
         "book/alone.md": cell("print('by itself')").replace("{name}", "alone"),
     }
     for name, text in files.items():
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return tmp_path
 
 
-def stale(book: Path) -> str:
-    command = [sys.executable, ROOT / "book" / "_tools" / "stale.py", book]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def tool(name: str, book: Path, *options: str, ran: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "book" / "_tools" / name, book, *options]
+    settings = {**os.environ, "RAN": str(ran)}
+    return subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
 
 
 def build(book: Path) -> str:
     """What ``make book`` does; returns which pages were executed, in the order of their names."""
-    stale(book)
     ran = book / "ran"
     ran.unlink(missing_ok=True)
+    for name in ("stale.py", "execute.py"):
+        done = tool(name, book, ran=ran)
+        assert done.returncode == 0, done.stdout + done.stderr
     settings = {**os.environ, "RAN": str(ran)}
     command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "-W", "-n", "--keep-going", "-q"]
     done = subprocess.run(command, cwd=book, capture_output=True, text=True, env=settings, check=False)
@@ -93,17 +99,29 @@ def test_a_page_runs_again_where_what_it_imports_or_reads_changed(book: Path) ->
     assert "by itself" in (html / "alone.html").read_text()
 
 
+def test_a_page_that_fails_is_reported_and_the_others_run(book: Path) -> None:
+    page = book / "book" / "reads.md"
+    page.write_text(page.read_text() + "\n```{code-cell} ipython3\nundefined_name\n```\n")
+    ran = book / "ran"
+    done = tool("execute.py", book, "--jobs", "2", ran=ran)
+    assert done.returncode == 1
+    assert "reads.md, code cell 2:" in done.stdout
+    assert "NameError" in done.stdout
+    assert sorted(ran.read_text().split()) == ["alone", "reads", "uses"]
+    assert "Pages to execute: 1 of 3, 2 at a time" in tool("execute.py", book, "--jobs", "2", ran=ran).stdout
+
+
 def test_what_appears_or_disappears_counts(book: Path) -> None:
     page = book / "book" / "reads.md"
     page.write_text(page.read_text() + "\n```{code-cell} ipython3\n'../data/later.csv'\n```\n")
     sys.path.insert(0, str(ROOT / "book" / "_tools"))
     try:
-        import stale as tool  # type: ignore[import-not-found]
+        import stale  # type: ignore[import-not-found]
     finally:
         sys.path.pop(0)
-    before = tool.page_digest(book, page, [])
-    assert tool.page_digest(book, page, ["another==1.0"]) != before
+    before = stale.page_digest(book, page, [])
+    assert stale.page_digest(book, page, ["another==1.0"]) != before
     (book / "data" / "later.csv").write_text("a\n")
-    with_file = tool.page_digest(book, page, [])
+    with_file = stale.page_digest(book, page, [])
     (book / "data" / "later.csv").unlink()
-    assert with_file != before == tool.page_digest(book, page, [])
+    assert with_file != before == stale.page_digest(book, page, [])
