@@ -9,9 +9,10 @@ The paper doesn't say how large the square is and where it is centered; we measu
 
 from __future__ import annotations
 
+import math
 import os
-import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,9 @@ from tqdm import tqdm
 from fertools import IMAGE_SIZE
 from fertools.data.faceset import DataError
 from fertools.errors import require
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+# The image formats that are opened. Pillow knows more, among them EPS, for which it runs Ghostscript.
 
 MARGIN = 0.1
 LIFT = 0.1
@@ -81,12 +85,38 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
             Pillow's limit against images that fill the memory.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return to_gray(image)
+        with open_image(path) as image:
+            return to_gray(image)
     except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
         raise DataError(f"{os.fspath(path)}: {_cause(path, error)}") from error
+
+
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
+    """``Image.open`` for images only: a regular file in one of :data:`FORMATS`, of at most 89 million pixels.
+
+    Safe to call from several threads, which ``warnings.catch_warnings`` is not.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise OSError("not a regular file")  # a pipe would block, and a device never end
+    image = Image.open(path, formats=_formats())
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow only warns up to twice as many
+        image.close()
+        raise Image.DecompressionBombError
+    return image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that the installed version of Pillow can open."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The files directly in a folder that end like an image of one of :data:`FORMATS`, sorted by name."""
+    _formats()  # registers the extensions
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
@@ -106,12 +136,16 @@ def _cause(path: str | os.PathLike[str], error: Exception) -> str:
         return "no such file"
     if Path(path).is_dir():
         return "a folder, not an image"
-    if Path(path).is_file() and not Path(path).stat().st_size:
+    if not Path(path).is_file():
+        return "not a regular file"
+    if not Path(path).stat().st_size:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "not an image in any known format"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first"
+    if isinstance(error, MemoryError):
+        return "not enough memory; make it smaller first"
     return f"cannot be read as an image: {error}"
 
 
@@ -159,9 +193,20 @@ def to_gray(image: np.ndarray | Image.Image) -> np.ndarray:
     return np.rint(gray).astype(np.uint8)
 
 
-@cache
-def _detector() -> Any:
-    return require("dlib", "faces").get_frontal_face_detector()
+_idle_detectors: list[Any] = []  # dlib's detector is not thread-safe, so each thread takes one and puts it back
+
+
+@contextmanager
+def _detector() -> Iterator[Any]:
+    dlib = require("dlib", "faces")
+    try:
+        detector = _idle_detectors.pop()
+    except IndexError:
+        detector = dlib.get_frontal_face_detector()
+    try:
+        yield detector
+    finally:
+        _idle_detectors.append(detector)
 
 
 def detect(gray: np.ndarray, upsample: int = 1) -> list[Box]:
@@ -181,7 +226,8 @@ def detect(gray: np.ndarray, upsample: int = 1) -> list[Box]:
     Raises:
         MissingExtraError: dlib is not installed.
     """
-    boxes, scores, _ = _detector().run(np.ascontiguousarray(gray), upsample, 0.0)
+    with _detector() as detector:
+        boxes, scores, _ = detector.run(np.ascontiguousarray(gray), upsample, 0.0)
     found = [Box(b.left(), b.top(), b.right() + 1, b.bottom() + 1, s) for b, s in zip(boxes, scores, strict=True)]
     return sorted(found, key=lambda box: -box.score)
 

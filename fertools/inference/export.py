@@ -1,14 +1,13 @@
 """A trained network as one ONNX file, which onnxruntime runs without PyTorch, in a browser too.
 
-The file takes pixels as they are and gives logits and calibrated probabilities, so that nobody has to
-repeat the normalisation or the softmax elsewhere:
+Normalization and the softmax are part of the file, so that you don't have to repeat them elsewhere:
 
-- in: ``pixels``, float32 (N, 1, 48, 48), gray levels from 0 black to 255 white;
-- out: ``logits``, float32 (N, classes), what the network gives;
-- out: ``probabilities``, float32 (N, classes), softmax(logits / temperature); each row adds up to 1.
+- input ``pixels``: float32 (N, 1, 48, 48), gray levels from 0 black to 255 white;
+- output ``logits``: float32 (N, classes);
+- output ``probabilities``: float32 (N, classes), softmax(logits / temperature); each row adds up to 1.
 
-N is free. The metadata say the class names (a JSON list), the pixel statistics and the temperature (JSON,
-both already applied), the run, the precision and the licence.
+N is free. Its metadata contain ``classes`` (a JSON list), ``mean``, ``std``, and ``temperature`` (already
+applied), ``threshold`` (the confidence below which to abstain), ``run``, ``precision``, and ``license``.
 
 Needs ``pip install 'fertools[export]'``: onnx, onnxscript and onnxruntime.
 """
@@ -25,51 +24,53 @@ import torch
 from torch import Tensor, nn
 
 from fertools import IMAGE_SIZE
-from fertools.errors import ExportError
+from fertools.errors import ExportError, require
+from fertools.evaluation.prediction import normalize
 from fertools.files import atomic_write
-from fertools.models.weights import load_network
+from fertools.models.weights import ModelMetadata, load_network
 from fertools.paths import find_run
 
 Precision = Literal["fp32", "fp16", "int8"]
-OPSET = 18  # enough for every operation here, and as old as the exporter of PyTorch writes
-TOLERANCE = {"fp32": 1e-4, "fp16": 0.05}  # the largest difference of a logit from PyTorch's in fp32
-AGREEMENT = 0.9  # the share of calibration images whose label int8 must leave as it was
-CALIBRATION = 256  # images that int8 takes its ranges from
-LICENCE = "MIT, as fertools; the training images have terms of their own"
+OPSET = 18  # the oldest that PyTorch's exporter writes
+TOLERANCE = {"fp32": 1e-4, "fp16": 0.05}  # the largest difference between a logit and PyTorch's in fp32
+AGREEMENT = 0.9  # the fraction of calibration images that must keep their label with int8
+CALIBRATION = 256  # images that determine the ranges of int8
+LICENSE = "MIT, like fertools; the training images have terms of their own"
 
 
 class _PixelsToProbabilities(nn.Module):
-    """The network with what stands before and behind it."""
+    """The network with normalization in front of it and the softmax behind it."""
 
-    def __init__(self, net: nn.Module, mean: float, std: float, temperature: float) -> None:
+    def __init__(self, net: nn.Module, metadata: ModelMetadata) -> None:
         super().__init__()
-        self.net, self.mean, self.std, self.temperature = net, mean, std, temperature
+        self.net, self.metadata = net, metadata
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:  # (N, 1, 48, 48) -> twice (N, classes)
-        x = (pixels - self.mean) / self.std
+        x = normalize(pixels[:, 0], self.metadata.mean, self.metadata.std)
         logits = self.net(x.to(next(self.net.parameters()).dtype)).float()
-        return logits, torch.softmax(logits / self.temperature, 1)
+        return logits, torch.softmax(logits / self.metadata.temperature, 1)
 
 
 def export_onnx(
     run: str | Path, path: str | Path, precision: Precision = "fp32", calibration: np.ndarray | None = None
 ) -> Path:
-    """Writes the network of a finished run as an ONNX file, and holds it against PyTorch before it is left.
+    """Writes the network of a finished run as an ONNX file, after comparing its outputs with PyTorch's.
 
-    Made twice on one machine with the same libraries, the file is the same to the byte.
+    The same machine and libraries write the same bytes every time.
 
     Args:
-        run: its name under ``data/runs``, or its folder.
-        path: the file to write, whole or not at all.
-        precision: ``"fp32"``; ``"fp16"``, half the size, where processors without half precision compute in
-            fp32 all the same; ``"int8"``, the products in 8 bits (static, weights by channel, as pairs of
-            QuantizeLinear and DequantizeLinear; Jacob et al. 2018), a third of the size.
-        calibration: uint8, (N, 48, 48): for int8, faces like those the network will see, of which
-            :data:`CALIBRATION` set the ranges of the maps. Take them from the training images.
+        run: a run of any network, by name (see :mod:`fertools.paths`) or folder.
+        path: the file, written completely or not at all.
+        precision: ``"fp32"``; ``"fp16"``, half the size, though a CPU without half precision still computes
+            in fp32; ``"int8"``, a third of the size, with matrix products in 8 bits (static quantization,
+            weights per channel, in QuantizeLinear/DequantizeLinear pairs; Jacob et al. 2018).
+        calibration: uint8, (N, 48, 48): for int8, faces like those that the network will see, preferably
+            training images. :data:`CALIBRATION` of them determine the ranges of the feature maps.
 
     Raises:
-        ExportError: onnxruntime's answers are not PyTorch's: a logit is off by more than :data:`TOLERANCE`, or
-            with int8 fewer than :data:`AGREEMENT` of the calibration images keep their label. Or onnx is missing.
+        ExportError: onnxruntime disagrees with PyTorch: a logit differs by more than :data:`TOLERANCE`, or
+            with int8 fewer than :data:`AGREEMENT` of the calibration images keep their label.
+        MissingExtraError: onnx, onnxscript, or onnxruntime is not installed.
         WeightsError: see :func:`fertools.models.weights.load_network`.
         ValueError: another precision, or int8 without calibration images.
     """
@@ -77,45 +78,38 @@ def export_onnx(
         raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
     if precision == "int8" and (calibration is None or not len(calibration)):
         raise ValueError("int8 needs calibration: training images, uint8 of shape (N, 48, 48)")
-    _require_onnx()
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        require(module, "export")
     folder, path = find_run(run), Path(path)
-    net, about = load_network(folder / "model.safetensors")
-    temperature = about.get("temperature") or 1.0
-    model = _PixelsToProbabilities(net, **about["pixels"], temperature=temperature).eval()
-    images = _test_images() if calibration is None else np.concatenate([_test_images(), _some(calibration)])
+    net, metadata = load_network(folder / "model.safetensors")
+    model = _PixelsToProbabilities(net, metadata).eval()
+    images = _test_images() if calibration is None else np.concatenate([_test_images(), _sample(calibration)])
     pixels = images[:, None].astype(np.float32)
     with torch.inference_mode():
-        wanted = [out.numpy() for out in model(torch.from_numpy(pixels))]  # before half() changes the network
+        expected = [out.numpy() for out in model(torch.from_numpy(pixels))]  # before half() changes the network
 
     if precision == "fp16":
         net.half()
     proto = _to_onnx(model)
     if precision == "int8":
-        proto = _quantise(proto, pixels[len(_test_images()) :])
-    _describe(proto, {**about, "temperature": temperature, "run": folder.name, "precision": precision})
+        proto = _quantize(proto, pixels[len(_test_images()) :])
+    _describe(proto, metadata, folder.name, precision)
     with atomic_write(path) as part:
         part.write_bytes(proto.SerializeToString(deterministic=True))
-        _verify(part, pixels, wanted, precision)
+        _verify(part, pixels, expected, precision)
     return path
 
 
-def _require_onnx() -> None:
-    from importlib.util import find_spec
-
-    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
-        raise ExportError(f"{', '.join(missing)} is not installed; get it with: pip install 'fertools[export]'")
-
-
 def _test_images() -> np.ndarray:
-    """Noise, and the edges of what can come: black, white, a hard edge. uint8, (11, 48, 48)."""
+    """Noise and extreme inputs: black, white, a hard edge. uint8, (11, 48, 48)."""
     images = np.random.default_rng(0).integers(0, 256, (11, IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
     images[0], images[1] = 0, 255
     images[2, :, :24], images[2, :, 24:] = 0, 255
     return images
 
 
-def _some(calibration: np.ndarray) -> np.ndarray:
-    """At most :data:`CALIBRATION` of the images, drawn evenly: sets are often sorted by class."""
+def _sample(calibration: np.ndarray) -> np.ndarray:
+    """At most :data:`CALIBRATION` of the images, evenly spaced, because data sets are often sorted by class."""
     if calibration.dtype != np.uint8 or calibration.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
         raise ValueError(f"calibration must be uint8 (N, 48, 48), not {calibration.dtype} {calibration.shape}")
     rows = np.linspace(0, len(calibration) - 1, min(CALIBRATION, len(calibration))).astype(int)
@@ -123,7 +117,7 @@ def _some(calibration: np.ndarray) -> np.ndarray:
 
 
 def _to_onnx(model: nn.Module) -> Any:
-    """Traced by torch.export, and without the exporter's notes, which name this machine's files."""
+    """Traced by torch.export, without the exporter's notes, which contain paths of this machine."""
     program = torch.onnx.export(
         model,
         (torch.zeros(2, 1, IMAGE_SIZE, IMAGE_SIZE),),
@@ -134,7 +128,7 @@ def _to_onnx(model: nn.Module) -> Any:
         output_names=["logits", "probabilities"],
         dynamic_shapes={"pixels": {0: torch.export.Dim("N")}},
     )
-    assert program is not None  # it is, where no file was asked for
+    assert program is not None  # only when it writes a file
     proto = program.model_proto
     graph = proto.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -142,8 +136,8 @@ def _to_onnx(model: nn.Module) -> Any:
     return proto
 
 
-def _quantise(proto: Any, pixels: np.ndarray) -> Any:
-    """Weights to int8 by channel, maps to uint8 by the range they have on ``pixels``."""
+def _quantize(proto: Any, pixels: np.ndarray) -> Any:
+    """Weights to int8 per channel, feature maps to uint8 with the ranges they have on ``pixels``."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -157,36 +151,37 @@ def _quantise(proto: Any, pixels: np.ndarray) -> Any:
             return None if batch is None else {"pixels": batch}
 
     with tempfile.TemporaryDirectory() as folder:
-        plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(proto, plain, skip_optimization=True, skip_symbolic_shape=True)
         quantize_static(
             plain,
-            quantised,
+            quantized,
             Batches(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Gemm", "MatMul"],  # where the time goes; sums and norms stay in fp32
-            # Weights of 7 bits: processors without VNNI add two products in 16 bits, where 8 overflow.
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],  # they take the time; the rest stays in fp32
+            # Weights of 7 bits: CPUs without VNNI add two products in 16 bits, which 8 bits would overflow.
             reduce_range=True,
         )
-        return onnx.load(quantised)
+        return onnx.load(quantized)
 
 
-def _describe(proto: Any, about: dict[str, Any]) -> None:
+def _describe(proto: Any, metadata: ModelMetadata, run: str, precision: Precision) -> None:
     import onnx
 
     proto.producer_name, proto.producer_version = "fertools", ""
-    proto.doc_string = "Gray faces, 48x48, to the label that people would give the expression; not to feelings."
-    words = {name: json.dumps(about[name]) for name in ("classes", "pixels", "temperature")}
-    words |= {name: about[name] for name in ("run", "precision")} | {"licence": LICENCE}
-    onnx.helper.set_model_props(proto, words)
+    proto.doc_string = "Grayscale faces, 48x48, to what people would call the expression; not to feelings."
+    properties = {
+        name: json.dumps(getattr(metadata, name)) for name in ("classes", "mean", "std", "temperature", "threshold")
+    }
+    onnx.helper.set_model_props(proto, properties | {"run": run, "precision": precision, "license": LICENSE})
     onnx.checker.check_model(proto, full_check=True)
 
 
-def _verify(path: Path, pixels: np.ndarray, wanted: list[np.ndarray], precision: Precision) -> None:
-    """Refuses a file whose answers are not ``wanted``, PyTorch's logits and probabilities."""
+def _verify(path: Path, pixels: np.ndarray, expected: list[np.ndarray], precision: Precision) -> None:
+    """Raises ExportError if the file's outputs differ from ``expected``, PyTorch's logits and probabilities."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -194,17 +189,17 @@ def _verify(path: Path, pixels: np.ndarray, wanted: list[np.ndarray], precision:
     one = session.run(["logits", "probabilities"], {"pixels": pixels[:1]})
     if precision == "int8":
         faces = slice(len(_test_images()), None)
-        kept = float((found[0].argmax(1) == wanted[0].argmax(1))[faces].mean())
+        kept = float((found[0].argmax(1) == expected[0].argmax(1))[faces].mean())
         if not (kept >= AGREEMENT and all(np.isfinite(out).all() for out in found)):
             raise ExportError(
-                f"int8 leaves only {kept:.0%} of the calibration images their label, {AGREEMENT:.0%} are wanted: "
-                "are they faces such as the network was trained on? Otherwise keep fp32 or fp16"
+                f"with int8 only {kept:.0%} of the calibration images keep their label; at least {AGREEMENT:.0%} must. "
+                "Are they faces like the training images? Otherwise use fp32 or fp16"
             )
         return
-    for name, batch, alone, right in zip(("logits", "probabilities"), found, one, wanted, strict=True):
+    for name, batch, alone, right in zip(("logits", "probabilities"), found, one, expected, strict=True):
         error = max(float(np.abs(batch - right).max()), float(np.abs(alone - right[:1]).max()))
-        if not error <= TOLERANCE[precision]:  # so written, NaN is refused too
+        if not error <= TOLERANCE[precision]:  # also true for NaN
             raise ExportError(
-                f"{precision}: {name} of onnxruntime {onnxruntime.__version__} are off by {error:.2g} from those of "
+                f"{precision}: {name} of onnxruntime {onnxruntime.__version__} differ by {error:.2g} from those of "
                 f"PyTorch {torch.__version__}, more than {TOLERANCE[precision]:g}; nothing was written"
             )

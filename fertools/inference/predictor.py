@@ -1,45 +1,48 @@
-"""From a photograph or a film to expression labels: find the faces, crop, classify, abstain where unsure.
+"""From a photo or a video to expression labels: detect the faces, crop, classify, abstain if not confident.
 
 For instance::
 
-    predictor = Predictor.from_pretrained("cpu-fer2013")
+    predictor = Predictor.from_pretrained()
     for face in predictor.predict("photo.jpg").faces:
         print(face.label, face.confidence, face.abstain)
 
-Faces are cut out as training saw them (:mod:`fertools.data.faces`) and normalised by the gray levels of
-the training images, which the weights carry. A label says what people would call the expression in the
-picture; it does not say what the person feels.
+Faces are cropped like the training images (:mod:`fertools.data.faces`) and normalized with the statistics
+of the training images, which the weights file contains. A label is what people would call the expression
+in the image; it is not what the person feels.
 """
 
 from __future__ import annotations
 
 import os
-import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
 from fertools import IMAGE_SIZE
 from fertools.data.faces import Box, crop, detect, read_image, to_gray
-from fertools.errors import DataError, RunError
-from fertools.evaluation.calibration import apply_temperature
+from fertools.errors import DataError, RunError, WeightsError
 from fertools.evaluation.prediction import predict_log_proba
-from fertools.files import atomic_write
-from fertools.models.weights import load_network
-from fertools.paths import run_folders
+from fertools.hardware import computes_bf16, pick_device
+from fertools.inference.fusing import FusedNetwork, fuse
+from fertools.inference.output import label_text, to_html
+from fertools.inference.video import Video, read_frames, source_name
+from fertools.models.weights import ModelMetadata, load_network
+from fertools.paths import find_run
 
-if TYPE_CHECKING:
-    import cv2
-    import pandas as pd
+SHIPPED = "wide-fer2013"  # the run whose network is part of the package
 
-
-Picture = str | os.PathLike[str] | np.ndarray | Image.Image
+ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image
+Precision = Literal["fp32", "bf16", "auto"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,11 @@ class Face:
     """One face and its label.
 
     Attributes:
-        box: where it is, as the detector found it, in pixels of the upright picture.
+        box: its location as the detector found it, in pixels of the upright image.
         probabilities: class name -> calibrated probability; they add up to 1.
         label: the most probable class.
-        confidence: its probability.
-        abstain: the confidence is below the threshold; ``label`` should then not be relied on.
+        confidence: the probability of ``label``.
+        abstain: the confidence is below the threshold; don't rely on ``label`` then.
     """
 
     box: Box
@@ -60,231 +63,262 @@ class Face:
     confidence: float
     abstain: bool
 
+    def __repr__(self) -> str:
+        return f"Face({label_text(self)}, {self.box.side} pixels at ({self.box.left}, {self.box.top}))"
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was found in one picture, or in one frame of a film.
+    """The faces of one image, or of one frame of a video. A notebook shows the image with boxes and bars.
 
     Attributes:
-        source: the file; ``"image 3"`` for an array, the fourth of its list; ``"camera 0"``.
-        faces: surest detection first; empty where there are none.
-        problem: why there are no faces, in words; None where there are.
-        failed: the picture could not be read. False where it was read and shows no face.
-        frame: the number of the frame, from 0; None for a picture.
-        seconds: when the frame is shown, from the beginning; None for a picture.
+        source: the file; ``"image 3"`` for the fourth array of a list; ``"camera 0"``.
+        faces: highest detection score first; empty if there are none.
+        message: why there are no faces; None if there are.
+        failed: the image could not be read. False if it was read and has no face.
+        frame: the number of the frame, from 0; None for an image.
+        seconds: when the frame is shown, from the start of the video; None for an image.
+        image: the array or Pillow image that was passed to :meth:`Predictor.predict`; None for a file, which
+            ``source`` names, and from :meth:`Predictor.stream`, so that a stream doesn't fill the memory.
     """
 
     source: str
     faces: tuple[Face, ...] = ()
-    problem: str | None = None
+    message: str | None = None
     failed: bool = False
     frame: int | None = None
     seconds: float | None = None
+    image: ImageSource | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        frame = "" if self.frame is None else f", frame {self.frame}"
+        found = self.message or ", ".join(label_text(face) for face in self.faces)
+        return f"Prediction({self.source}{frame}: {found})"
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, without ``image``."""
+        values = asdict(replace(self, image=None))
+        del values["image"]
+        return values
 
 
 class Predictor:
-    """A trained network with all that it takes to label the faces in a picture.
+    """A trained network with everything needed to label the faces in an image.
 
-    :meth:`from_pretrained` makes one from a run.
+    :meth:`from_pretrained` creates one from a run or a weights file.
 
     Args:
-        net: the network; it is moved to ``device``.
-        classes: its label names.
-        mean, std: of its training images, in gray levels.
-        temperature: its logits are divided by it, see :func:`fertools.evaluation.metrics.fit_temperature`.
-        threshold: it abstains where the calibrated confidence is below; 0 never does.
-        detector: finds faces in gray values, uint8 (H, W); surest first.
-        device: by default a GPU where there is one.
+        net: the network; it is moved to ``device``. A copy that predicts faster (see
+            :func:`fertools.inference.fusing.fuse`) is made for the first prediction; later changes of
+            ``net`` don't affect it.
+        metadata: its classes, normalization, temperature, and threshold.
+        threshold: abstain if the calibrated confidence is below; 0 never does. By default that of ``metadata``.
+        detector: finds faces in grayscale, uint8 (H, W), highest score first.
+        device: by default a GPU if there is one.
+        precision: ``"fp32"``; ``"bf16"``, which on hardware with bf16 arithmetic classifies about twice as
+            fast and may change a label where two classes are nearly equally probable; or ``"auto"``,
+            bf16 on such hardware and fp32 elsewhere. In photos, detection takes so much longer than
+            classification that bf16 gains little.
     """
 
     def __init__(
         self,
         net: torch.nn.Module,
-        classes: Sequence[str],
+        metadata: ModelMetadata,
         *,
-        mean: float,
-        std: float,
-        temperature: float = 1.0,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         detector: Callable[[np.ndarray], list[Box]] = detect,
         device: str | torch.device | None = None,
+        precision: Precision = "fp32",
     ) -> None:
-        self.net = net.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-        self.classes = tuple(classes)
-        self.mean, self.std = mean, std
-        self.temperature = temperature
-        self.threshold = threshold
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, not {precision!r}")
+        self.device = pick_device(None if device is None else str(device))
+        self.net = net.to(self.device).eval()
+        self.metadata = metadata
+        self.threshold = metadata.threshold if threshold is None else threshold
         self.detector = detector
+        self.precision = precision
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | os.PathLike[str] = "cpu-fer2013",
+        name_or_path: str | os.PathLike[str] = SHIPPED,
         device: str | torch.device | None = None,
         *,
         threshold: float | None = None,
         detector: Callable[[np.ndarray], list[Box]] = detect,
+        precision: Precision = "fp32",
     ) -> Predictor:
-        """A predictor from the name of a run, from its folder or from a ``.safetensors`` file. Nothing is downloaded.
+        """A predictor from the name or folder of a run, or from a ``.safetensors`` file. Nothing is downloaded.
 
-        A name is looked for in ``data/runs`` of the current folder, then in that of the checkout which
-        the library belongs to.
+        A name is searched for as described in :mod:`fertools.paths`.
 
         Args:
-            name_or_path: a run of :func:`fertools.training.trainer.train`, or its weights.
-            device: by default a GPU where there is one.
-            threshold: the confidence below which to abstain. By default the lowest at which
-                :data:`TARGET` of the answers on PublicTest were right, see
-                :func:`fertools.evaluation.metrics.abstention_threshold`; 0 where the run left no predictions of
-                PublicTest beside its weights.
-            detector: finds faces in gray values, uint8 (H, W); surest first.
+            name_or_path: a run of :func:`fertools.training.trainer.train`, or its weights; by default the
+                network that is part of the package.
+            device, threshold, detector, precision: see :class:`Predictor`.
 
         Raises:
-            RunError: there are no weights of that name, or its predictions are damaged.
-            WeightsError: the file is no network of ours, see :func:`fertools.models.weights.load_network`.
+            RunError: there is no such run, or it has no weights.
+            WeightsError: see :func:`fertools.models.weights.load_network`.
         """
-        path = _find(name_or_path)
+        path = Path(name_or_path)
+        if not path.is_file() and path.suffix != ".safetensors":
+            path = find_run(path) / "model.safetensors"
+            if not path.is_file():
+                raise RunError(f"the run {name_or_path} has no weights: there is no {path}")
         net, metadata = load_network(path)
-        classes, mean, std, temperature = metadata.classes, metadata.mean, metadata.std, metadata.temperature
-        if threshold is None:
-            threshold = metadata.threshold
-        return cls(
-            net,
-            classes,
-            mean=mean,
-            std=std,
-            temperature=temperature,
-            threshold=threshold,
-            detector=detector,
-            device=device,
-        )
+        return cls(net, metadata, threshold=threshold, detector=detector, device=device, precision=precision)
+
+    def __repr__(self) -> str:
+        return f"Predictor({type(self.net).__name__}, {len(self.classes)} classes, {self.device}, {self.precision})"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The label names, in the order of the probabilities."""
+        return self.metadata.classes
+
+    @cached_property
+    def _fused(self) -> FusedNetwork:
+        bf16 = self.precision == "bf16" or (self.precision == "auto" and computes_bf16(self.device))
+        return fuse(self.net, torch.bfloat16 if bf16 else torch.float32)
 
     def classify(self, crops: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities, float32 (N, classes), of faces that are cut out already.
+        """Calibrated probabilities of cropped faces, float32 (N, classes).
 
         Args:
             crops: uint8, (N, 48, 48), 0 black to 255 white; :func:`fertools.data.faces.crop` makes them.
 
         Raises:
             ValueError: another shape or type.
+            WeightsError: the network's output is not finite.
         """
         if isinstance(crops, np.ndarray) and crops.shape == (0, IMAGE_SIZE, IMAGE_SIZE):
             return np.empty((0, len(self.classes)), np.float32)
-        log_p = predict_log_proba(self.net, crops, mean=self.mean, std=self.std)
-        return np.exp(apply_temperature(log_p, self.temperature))
+        log_p = predict_log_proba(self._fused, crops, mean=self.metadata.mean, std=self.metadata.std)
+        if not np.isfinite(log_p).all():
+            raise WeightsError("the network's output is not finite: its weights are damaged or too large")
+        # Not calibration.apply_temperature: importing SciPy takes longer than classifying a photo.
+        scaled = torch.from_numpy(log_p).double() / self.metadata.temperature
+        return scaled.softmax(1).float().numpy()
 
     @overload
-    def predict(self, source: Picture) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is iterable
+    def predict(self, source: ImageSource) -> Prediction: ...  # type: ignore[overload-overlap]  # a str is iterable
 
     @overload
-    def predict(self, source: Iterable[Picture]) -> list[Prediction]: ...
+    def predict(self, source: Iterable[ImageSource]) -> list[Prediction]: ...
 
-    def predict(self, source: Picture | Iterable[Picture]) -> Prediction | list[Prediction]:
-        """The labelled faces of one picture, or of each picture of a list, in its order.
+    def predict(self, source: ImageSource | Iterable[ImageSource]) -> Prediction | list[Prediction]:
+        """The labeled faces of one image, or of each image of a list, in its order.
 
-        A picture that cannot be read, and one without a face, gives a result that says so, and the rest
-        goes on.
+        An image that can't be read, or that has no face, gives a prediction that says so; the others are
+        still processed.
 
         Args:
-            source: a file, a Pillow image or an array (see :func:`fertools.data.faces.to_gray`), or a list
-                of them. Faces that are cut out already belong to :meth:`classify`.
+            source: a file, a Pillow image, or an array (see :func:`fertools.data.faces.to_gray`), or a list
+                of them. For faces that are already cropped, use :meth:`classify`.
 
         Raises:
             TypeError: something else.
         """
         if isinstance(source, str | os.PathLike | np.ndarray | Image.Image):
-            return next(self.stream([source]))
-        return list(self.stream(source))
+            (prediction,) = self.predict([source])
+            return prediction
+        sources = list(source)
+        return [
+            prediction if isinstance(image, str | os.PathLike) else replace(prediction, image=image)
+            for image, prediction in zip(sources, self.stream(sources), strict=True)
+        ]
 
-    def stream(self, sources: Iterable[Picture], batch: int = 32) -> Iterator[Prediction]:
-        """As :meth:`predict` of a list, but gives results as they come, and holds no more than ``batch`` at a time.
+    def stream(
+        self, sources: Iterable[ImageSource], batch: int = 32, workers: int | None = None
+    ) -> Iterator[Prediction]:
+        """Like :meth:`predict` of a list, but yields predictions as they are ready.
 
-        Pictures are read and searched one by one; the faces of ``batch`` pictures are classified together.
+        At most ``batch`` images have been taken from ``sources`` and not yet been yielded. Images are read and
+        faces detected in several threads (Pillow and dlib release Python's lock); the faces of up to half
+        a batch are classified together, while the threads process the other half.
+
+        Args:
+            sources: as in :meth:`predict`; may be endless.
+            batch: at least 1.
+            workers: threads; by default one for each core, or one for a detector of your own, which may not
+                be thread-safe.
         """
         if batch < 1:
             raise ValueError(f"batch must be at least 1, not {batch}")
+        if workers is None:
+            workers = _cores() if self.detector is detect else 1
         numbered = enumerate(sources)
-        while seen := [self._see(source, number) for number, source in islice(numbered, batch)]:
-            yield from self._label(seen)
+        first = list(islice(numbered, batch))
+        if workers == 1 or len(first) < 2:  # no other thread is needed
+            while first:
+                yield from self._label([self._find_faces(source, number) for number, source in first])
+                first = list(islice(numbered, batch))
+            return
+        pool = ThreadPoolExecutor(min(workers, batch), "fertools")
+        try:
+            pending: deque[Future[_Found]] = deque(pool.submit(self._find_faces, source, n) for n, source in first)
+            while pending:
+                ready = [pending.popleft().result() for _ in range(min(len(pending), max(batch // 2, 1)))]
+                yield from self._label(ready)
+                free = batch - len(pending)
+                pending.extend(pool.submit(self._find_faces, source, n) for n, source in islice(numbered, free))
+        finally:  # also when interrupted, or when the caller stops early: don't start what is still queued
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def predict_video(self, source: str | os.PathLike[str] | int, every: int = 1) -> Iterator[Prediction]:
-        """The labelled faces of a film, or of a camera, frame by frame: one frame is in memory at a time.
+    def predict_video(self, source: Video, step: int = 1) -> Iterator[Prediction]:
+        """The labeled faces of a video file or a camera, frame by frame. Only one frame is in memory.
 
-        Each frame is looked at by itself: no face is followed from one to the next.
+        Each frame is processed on its own; faces are not tracked.
 
         Args:
-            source: a video file, or the number of a camera, 0 the first. A camera goes on until you stop
-                asking, with ``break``.
-            every: look at one frame out of so many.
-
-        Raises:
-            DataError: the file or camera cannot be opened. While iterating, after the frames that could be
-                read: the film breaks off before its end, or the camera stops sending.
-            ValueError: ``every`` is below 1.
+            source, step, and errors: see :func:`fertools.inference.video.read_frames`.
         """
-        if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}")
-        capture = _open(source)  # here rather than at the first frame: a wrong name shows at once
-        return self._frames(capture, source, every)
+        frames = read_frames(source, step)  # opened here, not at the first frame: a wrong name fails at once
 
-    def _frames(
-        self, capture: cv2.VideoCapture, source: str | os.PathLike[str] | int, every: int
-    ) -> Iterator[Prediction]:
-        import cv2
+        def label() -> Iterator[Prediction]:
+            with closing(frames):  # type: ignore[type-var]  # a generator
+                for frame in frames:
+                    found = Prediction(source_name(source), frame=frame.number, seconds=frame.seconds)
+                    yield from self._label([self._detect(found, frame.gray)])
 
-        is_camera = isinstance(source, int)
-        name = f"camera {source}" if isinstance(source, int) else os.fspath(source)
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        length = capture.get(cv2.CAP_PROP_FRAME_COUNT) / rate if rate > 0 else 0.0  # seconds; 0 where unknown
-        start, frame, seconds = time.monotonic(), 0, 0.0
-        try:
-            while capture.grab():
-                seconds = time.monotonic() - start if is_camera else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                if frame % every == 0:
-                    decoded, pixels = capture.retrieve()
-                    if not decoded:
-                        break
-                    found = self._search(Prediction(name, frame=frame, seconds=seconds), to_gray(pixels[..., ::-1]))
-                    yield from self._label([found])
-                frame += 1
-        finally:
-            capture.release()
-        if is_camera:
-            raise DataError(f"{name} stopped sending after {frame} frames")
-        if not frame:
-            raise DataError(f"{name}: no frame can be read; the file is damaged, or OpenCV lacks its codec")
-        # Containers round their length, and some count the sound, so that a little less is no damage.
-        if length - seconds > max(1.0, 0.05 * length):
-            raise DataError(f"{name} breaks off at {seconds:.1f} of {length:.1f} seconds: the file is damaged")
+        return label()
 
-    def _see(self, source: Picture, number: int) -> _Seen:
-        """Reads a picture and finds its faces."""
-        result = Prediction(os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {number}")
+    def _find_faces(self, source: ImageSource, number: int) -> _Found:
+        """Reads an image and finds its faces."""
+        found = Prediction(os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {number}")
         try:
             if isinstance(source, str | os.PathLike):
                 gray = read_image(source)
             elif isinstance(source, np.ndarray | Image.Image):
                 gray = to_gray(source)
             else:
-                raise TypeError(f"a picture is a file, an array or a Pillow image, not {type(source).__name__}")
-        except (DataError, OSError) as error:  # OSError: Pillow opened a file that it finds damaged now
-            problem = str(error).removeprefix(f"{result.source}: ")
-            return replace(result, problem=problem, failed=True), [], []
-        return self._search(result, gray)
+                raise TypeError(f"an image is a file, an array, or a Pillow image, not {type(source).__name__}")
+            return self._detect(found, gray)
+        except MemoryError:
+            return replace(found, message="not enough memory; make the image smaller", failed=True), [], []
+        except (DataError, OSError) as error:  # OSError: Pillow decodes an open file only now
+            message = str(error).removeprefix(f"{found.source}: ")
+            return replace(found, message=message, failed=True), [], []
 
-    def _search(self, result: Prediction, gray: np.ndarray) -> _Seen:
+    def _detect(self, found: Prediction, gray: np.ndarray) -> _Found:
         boxes = self.detector(gray)
         if not boxes:
-            limits = "; they are seen upright, from the front, from 40 pixels on" if self.detector is detect else ""
-            result = replace(result, problem=f"no face found{limits}")
-        return result, boxes, [crop(gray, box) for box in boxes]
+            limits = "; faces must be upright, frontal, and at least 40 pixels high" if self.detector is detect else ""
+            found = replace(found, message=f"no face found{limits}")
+        return found, boxes, [crop(gray, box) for box in boxes]
 
-    def _label(self, seen: Sequence[_Seen]) -> Iterator[Prediction]:
-        """Classifies the faces of several pictures at once and hands them back to their pictures."""
-        crops = [face for _, _, faces in seen for face in faces]
-        rows = iter(self.classify(np.stack(crops)) if crops else ())
-        for result, boxes, _ in seen:
-            yield replace(result, faces=tuple(self._face(box, next(rows)) for box in boxes))
+    def _label(self, found: Sequence[_Found]) -> Iterator[Prediction]:
+        """Classifies the faces of several images together."""
+        crops = [face for _, _, faces in found for face in faces]
+        probabilities = iter(self.classify(np.stack(crops)) if crops else ())
+        for prediction, boxes, _ in found:
+            yield replace(prediction, faces=tuple(self._face(box, next(probabilities)) for box in boxes))
 
     def _face(self, box: Box, p: np.ndarray) -> Face:
         best = int(p.argmax())
@@ -293,171 +327,9 @@ class Predictor:
         return Face(box, probabilities, self.classes[best], confidence, confidence < self.threshold)
 
 
-_Seen = tuple[Prediction, list[Box], list[np.ndarray]]  # a result without labels yet, its boxes, its crops
+_Found = tuple[Prediction, list[Box], list[np.ndarray]]  # a prediction without labels yet, its boxes, its crops
 
 
-# --- Where things are -------------------------------------------------------------------------
-
-
-def _find(name_or_path: str | os.PathLike[str]) -> Path:
-    """The weights that a name or a path means."""
-    path = Path(name_or_path)
-    if path.is_file() or path.suffix == ".safetensors":
-        return path
-    folders = [path] if path.is_dir() else [folder / path for folder in run_folders()]
-    for folder in folders:
-        if (folder / "model.safetensors").is_file():
-            return folder / "model.safetensors"
-    looked = " and ".join(str(folder / "model.safetensors") for folder in folders)
-    known = {found.parent.name for runs in run_folders() for found in runs.glob("*/model.safetensors")}
-    here = ", ".join(sorted(known)) or "none"
-    raise RunError(f"there is no trained network {path}: looked for {looked}; here are: {here}")
-
-
-def _open(source: str | os.PathLike[str] | int) -> cv2.VideoCapture:
-    """An open film or camera, or a DataError that says why there is none."""
-    import cv2
-
-    if isinstance(source, int):
-        why = f"camera {source} cannot be opened: is one connected, free, and may this program use it?"
-        capture = cv2.VideoCapture(source)
-    else:
-        path = Path(source)
-        if not path.exists():
-            raise DataError(f"{path}: no such file")
-        if path.is_dir():
-            raise DataError(f"{path}: a folder, not a film")
-        if not path.stat().st_size:
-            raise DataError(f"{path}: the file is empty")
-        why = f"{path}: not a film in a format that OpenCV knows, or damaged"
-        capture = cv2.VideoCapture(os.fspath(path))
-    if not capture.isOpened():
-        raise DataError(why)
-    return capture
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The files directly in a folder whose names end like pictures that Pillow can read, by name."""
-    endings = {
-        ending
-        for ending, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and Image.MIME.get(kind, "").startswith("image/")
-    }
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file())
-
-
-# --- What to make of the results --------------------------------------------------------------
-
-COLUMNS = ("source", "frame", "seconds", "left", "top", "right", "bottom", "score", "label", "confidence", "abstain")
-
-
-def rows(prediction: Prediction) -> list[dict[str, Any]]:
-    """One flat dictionary per face: :data:`COLUMNS`, then a probability per class."""
-    return [
-        {
-            "source": prediction.source,
-            "frame": prediction.frame,
-            "seconds": prediction.seconds,
-            **asdict(face.box),
-            "label": face.label,
-            "confidence": face.confidence,
-            "abstain": face.abstain,
-            **face.probabilities,
-        }
-        for face in prediction.faces
-    ]
-
-
-def to_table(predictions: Iterable[Prediction]) -> pd.DataFrame:
-    """One row per face: :data:`COLUMNS`, then a probability per class. What has no face has no row.
-
-    ``frame`` and ``seconds`` are missing values for pictures.
-    """
-    import pandas as pd
-
-    table = pd.DataFrame([row for prediction in predictions for row in rows(prediction)])
-    table = table if len(table) else pd.DataFrame(columns=list(COLUMNS))
-    return table.astype({"frame": "Int64", "seconds": "Float64"})
-
-
-def describe(prediction: Prediction) -> str:
-    """The result in words, one line per face."""
-    if prediction.problem:
-        return f"{prediction.source}: {prediction.problem}"
-    return "\n".join(
-        f"{prediction.source}: {_words(face)}, a face of {face.box.side} pixels at ({face.box.left}, {face.box.top})"
-        for face in prediction.faces
-    )
-
-
-def _words(face: Face) -> str:
-    """``"happy 93 %"``, or ``"unsure (sad 41 %, neutral 38 %)"``."""
-    if not face.abstain:
-        return f"{face.label} {face.confidence:.0%}"
-    first, second = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
-    return f"unsure ({first[0]} {first[1]:.0%}, {second[0]} {second[1]:.0%})"
-
-
-def annotate(path: str | os.PathLike[str], prediction: Prediction) -> Image.Image:
-    """The picture, upright and in colour, with a box and words on each of its faces.
-
-    A face with an answer has a full box on dark ground, one without a dashed box and grey ground:
-    the two are told apart without colour.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    gray = read_image(path)  # refuses, with a clear word, what the next lines would not
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = Image.fromarray(gray)
-        elif image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        image = image.convert("RGB")
-    draw = ImageDraw.Draw(image)
-    for face in prediction.faces:
-        box = face.box
-        line = max(2, box.side // 60)
-        font = ImageFont.load_default(max(12.0, box.side / 10))
-        stroke, ground, letters = ("black", "#d0d0d0", "black") if face.abstain else ("#00527d", "#00527d", "white")
-        corners = [(box.left, box.top), (box.right, box.top), (box.right, box.bottom), (box.left, box.bottom)]
-        for start, end in zip(corners, corners[1:] + corners[:1], strict=True):
-            for a, b in _dashes(start, end, 4 * line) if face.abstain else [(start, end)]:
-                draw.line([a, b], fill="white", width=line + 2)  # seen on dark pictures, and below it on light ones
-                draw.line([a, b], fill=stroke, width=line)
-        words = _words(face)
-        _, _, width, height = draw.textbbox((0, 0), words, font, anchor="lt")
-        left = max(min(box.left, image.width - width - 2 * line), 0)  # above the box, but inside the picture
-        top = max(box.top - height - 2 * line, 0)
-        draw.rectangle([left, top, left + width + 2 * line, top + height + 2 * line], fill=ground)
-        draw.text((left + line, top + line), words, letters, font, anchor="lt")
-    return image
-
-
-def save_annotated(path: str | os.PathLike[str], prediction: Prediction, folder: Path) -> Path:
-    """Writes :func:`annotate`'s picture into a folder and gives its path: ``photo.png`` of ``photo.jpg``.
-
-    It is written whole or not at all, and never over a file that is there: the next free one of
-    ``photo-2.png``, ``photo-3.png``, ... is taken.
-    """
-    image = annotate(path, prediction)
-    stem = Path(path).stem
-    target, number = folder / f"{stem}.png", 1
-    while target.exists():
-        number += 1
-        target = folder / f"{stem}-{number}.png"
-    with atomic_write(target) as part:
-        image.save(part)
-    return target
-
-
-_Point = tuple[float, float]
-
-
-def _dashes(start: _Point, end: _Point, length: int) -> list[tuple[_Point, _Point]]:
-    """Every second piece of a line that is cut into an odd number of about ``length`` pixels."""
-    a, b = np.array(start), np.array(end)
-    pieces = 2 * (int(np.hypot(*(b - a))) // (2 * length)) + 1
-    at = a + (b - a) * np.linspace(0, 1, pieces + 1)[:, None]
-    return [(tuple(at[i].tolist()), tuple(at[i + 1].tolist())) for i in range(0, pieces, 2)]
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

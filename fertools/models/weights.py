@@ -98,8 +98,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is not a safetensors file, or is cut short ({error}). Pickled weights (.pt, .pth) are "
             "never loaded, since opening one can run any code; ask for safetensors, or train again."
         ) from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (OSError, RuntimeError) as error:  # the latter where the file has vanished meanwhile
+        raise WeightsError(f"{path} cannot be read: {error}") from None
     except (KeyError, json.JSONDecodeError):
         raise WeightsError(f"{path} contains tensors but not fertools' description of them in its header") from None
     return tensors, metadata
@@ -114,7 +114,8 @@ def load_network(path: Path) -> tuple[nn.Module, ModelMetadata]:
     """The network in a file that :func:`save_network` wrote, in evaluation mode, and its metadata.
 
     Raises:
-        WeightsError: see :func:`load_weights`; or the weights do not fit the configuration in the header.
+        WeightsError: see :func:`load_weights`; or the weights do not fit the configuration in the header, or
+            are not finite.
     """
     tensors, values = load_weights(path)
     try:
@@ -123,6 +124,8 @@ def load_network(path: Path) -> tuple[nn.Module, ModelMetadata]:
         raise WeightsError(f"{path} describes no network that fertools can build: {error}") from None
     net = build(metadata.network)
     load_state_dict(net, tensors, path)
+    if damaged := [name for name, value in net.state_dict().items() if not value.isfinite().all()]:
+        raise WeightsError(f"{path} has values that are not finite, in {', '.join(damaged[:5])}: train again")
     return net.eval(), metadata
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import permutations
 from pathlib import Path
 from typing import cast
@@ -15,22 +16,26 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from toy import CLASSES, toy_faces
 
-from fertools import explain as module
+from fertools.errors import MissingExtraError
 from fertools.evaluation import plots
+from fertools.inference import explanations as module
 from fertools.inference.explanations import (
     Examples,
     branch_contributions,
     examples,
     explain,
     features,
-    fusion_shares,
+    fusion_fractions,
     integrated_gradients,
     occlusion,
     score_of,
     shapley,
 )
-from fertools.network import FeatureFusionModule, MultiScaleFusionNet, NetworkConfig
 from fertools.inference.predictor import Predictor
+from fertools.models.baselines import BaselineConfig
+from fertools.models.registry import build
+from fertools.models.weights import ModelMetadata
+from fertools.network import FeatureFusionModule, NetworkConfig
 
 THREE = NetworkConfig(width=(4, 5, 6), scales=(12, 24, 48), units=1, hidden=24)
 
@@ -38,12 +43,12 @@ THREE = NetworkConfig(width=(4, 5, 6), scales=(12, 24, 48), units=1, hidden=24)
 def predictor_of(config: NetworkConfig) -> Predictor:
     """An untrained network, with fusion weights as if trained."""
     torch.manual_seed(1)
-    net = MultiScaleFusionNet(config)
+    net = build(config)
     with torch.no_grad():
         for part in net.modules():
-            if isinstance(part, FeatureFusionModule) and part.fusion not in ("add", "concatenate"):
+            if isinstance(part, FeatureFusionModule) and config.fusion not in ("add", "concatenate"):
                 part.w.copy_(torch.randn(part.w.shape))
-    return Predictor(net, CLASSES, mean=120.0, std=60.0, temperature=0.7)
+    return Predictor(net, ModelMetadata(config, CLASSES, mean=120.0, std=60.0, temperature=0.7), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +168,7 @@ def test_shapley_values_of_the_glove_game() -> None:
     assert shapley((1, 2, 3), worth) == pytest.approx([1 / 6, 1 / 6, 2 / 3])
 
 
-def test_shares_of_a_fusion_by_hand() -> None:
+def test_fractions_of_a_fusion_by_hand() -> None:
     """Two channels of one pixel: F1 = (1, 2), F2 = (3, -1), and a 1x1 convolution that gives F1 + F2."""
     fusion = FeatureFusionModule(2, THREE)
     f1, f2 = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), torch.tensor([3.0, -1.0]).view(1, 2, 1, 1)
@@ -172,24 +177,24 @@ def test_shares_of_a_fusion_by_hand() -> None:
         fusion.proj.weight.copy_(torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 1]]).view(2, 4, 1, 1))
         fusion.proj.bias.zero_()
         # Terms (2, 4), (-3, 1), (2, 0.5); their sum S = (1, 5.5), <S, S> = 31.25.
-        assert module._shares(fusion, f1, f2) == pytest.approx((24 / 31.25, 2.5 / 31.25, 4.75 / 31.25))
+        assert module._fractions(fusion, f1, f2) == pytest.approx((24 / 31.25, 2.5 / 31.25, 4.75 / 31.25))
         np.testing.assert_allclose(fusion(f1, f2).flatten(), [1, 5.5])
 
 
-def test_every_fusion_is_named_and_its_shares_add_up(predictor: Predictor, x: Tensor) -> None:
-    found = fusion_shares(predictor.net, x)
+def test_every_fusion_is_named_and_its_fractions_add_up(predictor: Predictor, x: Tensor) -> None:
+    found = fusion_fractions(predictor.net, x)
     # The drawing at the top of fertools/network.py, from branches 12, 24 and 48.
     where = [(f.scale, f.size, f.other) for f in found]
     assert where == [(24, 12, 12), (48, 24, 24), (48, 12, 24), (48, 6, 12), (48, 6, 24)]
     for fusion in found:
-        assert sum(fusion.shares) == pytest.approx(1, abs=1e-4)
+        assert sum(fusion.fractions) == pytest.approx(1, abs=1e-4)
     assert found[0].weights == pytest.approx(predictor.net.get_parameter("fuse.1.12.w").tolist())
     assert found[4].weights == pytest.approx(predictor.net.get_parameter("fuse_ends.1.w").tolist())
     assert not any(part._forward_hooks for part in predictor.net.modules())  # nothing is left behind
 
 
 @pytest.mark.parametrize("fusion", ["per-channel", "excite"])
-def test_shares_of_fusions_beyond_the_paper(fusion: str, x: Tensor) -> None:
+def test_fractions_of_fusions_beyond_the_paper(fusion: str, x: Tensor) -> None:
     net = predictor_of(NetworkConfig(width=4, scales=(12, 24), units=1, fusion=fusion, hidden=8)).net  # type: ignore[arg-type]
     if fusion == "excite":
         nn.init.normal_(net.get_parameter("fuse_ends.0.gate.3.weight"))
@@ -198,7 +203,7 @@ def test_shares_of_fusions_beyond_the_paper(fusion: str, x: Tensor) -> None:
     end = cast(FeatureFusionModule, net.fuse_ends[0])
     end.register_forward_pre_hook(lambda _, pair: pairs.append(pair))
     end.register_forward_hook(lambda _, pair, out: sums.append(out))
-    *_, found = fusion_shares(net, x)
+    *_, found = fusion_fractions(net, x)
     # w2 F2 is what the sum loses when its weight is 0.
     with torch.no_grad():
         mean = end.w[1].mean()
@@ -207,14 +212,14 @@ def test_shares_of_fusions_beyond_the_paper(fusion: str, x: Tensor) -> None:
         end.w[1] = 0
         lost = sums[0] - end(*pairs[0])
     assert found.weights[1] == pytest.approx(mean.item(), rel=1e-5)
-    assert found.shares[1] == pytest.approx(((lost * sums[0]).sum() / (sums[0] ** 2).sum()).item(), rel=1e-3)
-    assert sum(found.shares) == pytest.approx(1, abs=1e-4)
+    assert found.fractions[1] == pytest.approx(((lost * sums[0]).sum() / (sums[0] ** 2).sum()).item(), rel=1e-3)
+    assert sum(found.fractions) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_network_without_fusion_weights_has_no_shares(x: Tensor) -> None:
+def test_a_network_without_fusion_weights_has_no_fractions(x: Tensor) -> None:
     for fusion in ("add", "concatenate"):
         config = NetworkConfig(width=4, scales=(12, 24), units=1, fusion=fusion, hidden=8)  # type: ignore[arg-type]
-        assert fusion_shares(predictor_of(config).net, x) == ()
+        assert fusion_fractions(predictor_of(config).net, x) == ()
 
 
 def test_the_last_layer_reads_the_logits_from_the_features(predictor: Predictor) -> None:
@@ -269,9 +274,28 @@ def test_the_figure_shows_every_part(predictor: Predictor, face: np.ndarray, n: 
         (np.zeros((48, 48)), None, r"uint8 of shape \(48, 48\), not float64 \(48, 48\)"),
         (np.zeros((1, 48, 48), np.uint8), None, r"uint8 of shape \(48, 48\), not uint8 \(1, 48, 48\)"),
         ("face.png", None, r"uint8 of shape \(48, 48\), not str"),
-        (np.zeros((48, 48), np.uint8), "joy", "knows no 'joy'; it knows anger, disgust"),
+        (np.zeros((48, 48), np.uint8), "joy", "label must be one of anger, disgust, .*, not 'joy'"),
     ],
 )
 def test_wrong_calls_say_what_is_wanted(predictor: Predictor, face: np.ndarray, label: str | None, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         explain(predictor, face, label)
+
+
+def test_a_network_without_branches_is_refused(face: np.ndarray, x: Tensor) -> None:
+    config = BaselineConfig("mini_xception", end_size=3)
+    predictor = Predictor(build(config), ModelMetadata(config, CLASSES, mean=120.0, std=60.0))
+    with pytest.raises(ValueError, match="branches of a MultiScaleFusionNet; Baseline has none"):
+        explain(predictor, face)
+    with pytest.raises(ValueError, match="Baseline has none"):
+        fusion_fractions(predictor.net, x)
+    assert integrated_gradients(score_of(predictor, "happy"), x, steps=2).shape == (48, 48)  # needs no branches
+
+
+def test_a_missing_captum_is_named_with_its_extra(
+    predictor: Predictor, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "captum", None)
+    monkeypatch.delitem(sys.modules, "captum.attr", raising=False)
+    with pytest.raises(MissingExtraError, match=r"captum: pip install 'fertools\[explain\]'"):
+        integrated_gradients(score_of(predictor, "happy"), x)
