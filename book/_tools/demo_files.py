@@ -52,7 +52,7 @@ def model_card(run: str) -> dict[str, Any]:
     folder = find_run(run)
     record, predictions, predictor = Record.load(folder), load_predictions(folder), Predictor.from_pretrained(folder)
     labels = predictions["PrivateTest/labels"]
-    p = np.exp(apply_temperature(predictions["PrivateTest/single-crop"], predictor.temperature))
+    p = np.exp(apply_temperature(predictions["PrivateTest/single-crop"], record.temperature or 1.0))
     covered = p.max(1) >= predictor.threshold
     scores = record.metrics["PrivateTest"]["single-crop"]
     return {

@@ -312,7 +312,7 @@ def test_a_sample_gets_pythons_label(started: Visit, name: str) -> None:
     cells = started.page.locator("#demo-bars tr").all_inner_texts()
     bars = {row.split()[0]: float(row.split()[1]) for row in cells}
     (expected,) = predictor.classify(crop[None])
-    assert bars == pytest.approx(dict(zip(predictor.classes, 100 * expected, strict=True)), abs=0.6)
+    assert bars == pytest.approx(dict(zip(predictor.metadata.classes, 100 * expected, strict=True)), abs=0.6)
     assert started.button(name).get_attribute("aria-pressed") == "true"
 
 

@@ -1,4 +1,4 @@
-"""The labs: solutions pass, stubs fail, wrong answers fail with the words meant for them."""
+"""The labs: solutions pass, stubs fail, wrong answers fail with the explanation meant for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ import fertools.data.synthetic
 
 ROOT = Path(__file__).parents[2]
 LABS = ROOT / "book" / "labs"
-sys.path.insert(0, str(LABS))  # where a student's folder has it: beside the notebook
+sys.path.insert(0, str(LABS))  # as in a student's folder, next to the notebook
 make_labs = importlib.import_module("make_labs")
 ALL = {lab.name: lab for lab in make_labs.labs()}
 CALLS = {  # how a notebook calls each check
@@ -50,16 +50,16 @@ CLASSES = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral", "c
 
 @contextlib.contextmanager
 def student_desk() -> Iterator[None]:
-    """The working directory, figures and data that a notebook finds; toys in the place of the synthetic faces."""
+    """The working directory, figures, and data of a notebook, with toys instead of the synthetic faces."""
     faces = toy_faces(96, CLASSES)
     rng = np.random.default_rng(0)
-    known = pd.DataFrame({name: rng.random(len(faces)) for name in ("albedo", "yaw", "exposure")})
-    known["occlusion"] = np.where(np.arange(len(faces)) % 3, "none", "hand")
+    attributes = pd.DataFrame({name: rng.random(len(faces)) for name in ("albedo", "yaw", "exposure")})
+    attributes["occlusion"] = np.where(np.arange(len(faces)) % 3, "none", "hand")
     mpl.use("Agg")
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
         Path("data").symlink_to(ROOT / "data")
         patch.setattr(fertools.data, "load", lambda name: faces)
-        patch.setattr(fertools.data.synthetic, "table", lambda part: known)
+        patch.setattr(fertools.data.synthetic, "table", lambda part: attributes)
         yield
 
 
@@ -72,7 +72,7 @@ def run(code: str, names: dict[str, Any], where: str) -> str:
 
 
 def checks(lab: str) -> ModuleType:
-    """The module ``labN_checks``, as beside the notebook."""
+    """The module ``labN_checks``, as next to the notebook."""
     module = ModuleType(f"{lab}_checks")
     run(ALL[lab].checks, module.__dict__, f"{lab}_checks.py")
     sys.modules[module.__name__] = module
@@ -81,7 +81,7 @@ def checks(lab: str) -> ModuleType:
 
 @cache
 def went(lab: str, *, solved: bool) -> tuple[dict[str, Any], dict[str, str]]:
-    """Runs a lab from top to bottom: the names it leaves, and what each check said."""
+    """Runs a lab from top to bottom: its variables, and what each check said."""
     checks(lab)
     names: dict[str, Any] = {"__name__": "__main__"}
     said: dict[str, str] = {}
@@ -129,7 +129,7 @@ WRONG = [
 
 
 def ask(lab: str, check: str, changes: list[list[str]]) -> str:
-    """What a check says where each old text of the solution's cells is replaced by the new one."""
+    """What a check says when each old text of the solution's cells is replaced by the new one."""
     cells = [make_labs.solution(text) for kind, text in ALL[lab].cells if kind == "code" and "# BEGIN" in text]
     wrong = list(cells)
     for old, new in changes:
@@ -144,7 +144,7 @@ def ask(lab: str, check: str, changes: list[list[str]]) -> str:
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong[0]}-{wrong[1]}-{wrong[2]}")
-def test_wrong_answer_gets_the_words_meant_for_it(wrong: tuple[str, str, str, list[list[str]]]) -> None:
+def test_wrong_answer_gets_the_explanation_meant_for_it(wrong: tuple[str, str, str, list[list[str]]]) -> None:
     lab, check, message, changes = wrong
     said = ask(lab, check, changes)
     assert said.startswith(f"Not yet, {check}:"), said
@@ -152,7 +152,7 @@ def test_wrong_answer_gets_the_words_meant_for_it(wrong: tuple[str, str, str, li
 
 
 def test_page_quotes_what_a_check_says() -> None:
-    """book/labs/index.md shows what a student reads who pads too much."""
+    """book/labs/index.md shows what a student reads after padding too much."""
     said = ask("lab1", "padding", [["(kernel - 1) // 2", "kernel - 1"]])
     assert said in flat((LABS / "index.md").read_text().replace("\n   > ", " "))
 
@@ -173,7 +173,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def secrets(lab: Any) -> set[str]:
-    """The lines of solutions and model answers that say something, and that a student is not given as well."""
+    """The nontrivial lines of solutions and model answers that a student is not given anyway."""
     given = "\n".join(make_labs.stub(text) if kind == "code" else text for kind, text in lab.cells if kind != "answer")
     lines = [line for kind, text in lab.cells if kind == "code" for line in make_labs.solution_lines(text)]
     lines += [line for kind, text in lab.cells if kind == "answer" for line in text.splitlines()]
@@ -196,13 +196,13 @@ def test_no_solution_is_in_any_student_file(made: Path) -> None:
 
 
 def test_no_solution_is_in_the_published_pages(built: Path) -> None:
-    """Neither shown, searched nor downloaded. A line or two may also be those of a chapter; three are a leak."""
+    """Neither shown, searched, nor downloaded. A line or two may also be in a chapter; three are a leak."""
     files = [path for path in built.rglob("*") if path.suffix in (".html", ".md", ".ipynb", ".txt", ".js")]
     assert (built / "book" / "labs" / "index.html") in files
     for path in files:
         text = html.unescape(path.read_text(errors="replace"))
         for lab in ALL.values():
-            assert sum(line in text for line in secrets(lab)) < 3, f"{path} holds a part of the solution of {lab.name}"
+            assert sum(line in text for line in secrets(lab)) < 3, f"{path} contains a part of the solution of {lab.name}"
 
 
 def test_solution_is_in_the_solution(made: Path) -> None:
@@ -214,7 +214,7 @@ def test_solution_is_in_the_solution(made: Path) -> None:
         assert "STUB" not in text
 
 
-def test_zip_holds_what_a_student_needs(made: Path) -> None:
+def test_zip_contains_what_a_student_needs(made: Path) -> None:
     with zipfile.ZipFile(made / "fertools-labs.zip") as archive:
         names = {name.removeprefix("fertools-labs/") for name in archive.namelist()}
     wanted = {
@@ -233,7 +233,7 @@ def test_same_labs_give_the_same_zip(made: Path, tmp_path: Path) -> None:
     assert (tmp_path / "fertools-labs.zip").read_bytes() == (made / "fertools-labs.zip").read_bytes()
 
 
-def test_checks_are_fixed_and_notebooks_hold_no_output(made: Path) -> None:
+def test_checks_are_fixed_and_notebooks_have_no_output(made: Path) -> None:
     for path in made.glob("s*/*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             assert not cell.get("outputs")
@@ -242,9 +242,9 @@ def test_checks_are_fixed_and_notebooks_hold_no_output(made: Path) -> None:
 
 
 def test_a_notebook_runs_in_a_kernel_of_its_own(made: Path) -> None:
-    """Once for real, where a student runs it: the solved lab 1 in the student's folder."""
+    """Once for real, as a student would: the solved lab 1 in a folder with its files."""
     notebook: NotebookNode = nbformat.read(made / "solution" / "lab1.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(made / "solution")}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(made / "solution")}}).execute()
     (last,) = notebook.cells[-1].outputs
     assert "5 of 5 checks passed" in last.text
 
@@ -252,13 +252,13 @@ def test_a_notebook_runs_in_a_kernel_of_its_own(made: Path) -> None:
 # --- The mechanism ----------------------------------------------------------------------------
 
 
-def test_marks_that_do_not_fit_are_refused() -> None:
+def test_markers_that_do_not_fit_are_refused() -> None:
     for text in ("# END SOLUTION", "# BEGIN SOLUTION\nx = 1", "# STUB\n# x = 1", "# BEGIN SOLUTION\n# BEGIN SOLUTION"):
         with pytest.raises(ValueError, match="SOLUTION|STUB"):
             make_labs.stub(text)
 
 
-def test_stub_text_takes_the_place_of_the_solution() -> None:
+def test_stub_text_replaces_the_solution() -> None:
     text = "def f():\n    # BEGIN SOLUTION\n    return 1\n    # STUB\n    # return 0  # no\n    # END SOLUTION\n# after"
     assert make_labs.stub(text) == "def f():\n    return 0  # no\n# after"
     assert make_labs.solution(text) == "def f():\n    return 1\n# after"
