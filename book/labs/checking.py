@@ -1,6 +1,6 @@
-"""How a lab tells a student what is wrong.
+"""Checks that tell a student what is wrong.
 
-A check is a function whose parameters are named after what it looks at. It passes by returning, and
+A check is a function whose parameters are named after the objects that it examines. It passes by returning, and
 fails by an assertion whose message says what to look at::
 
     check = Checks()
@@ -8,7 +8,7 @@ fails by an assertion whose message says what to look at::
     @check
     def padding(same_padding):
         "A convolution with this padding keeps the size."
-        assert same_padding(5) != 4, "The maps grow: ..."
+        assert same_padding(5) != 4, "the maps grow: ..."
 
 In the notebook, ``check.padding(same_padding)`` prints one line or one paragraph; it never raises.
 """
@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-NOT_DONE = "not done yet. Replace `...` or `raise NotImplementedError` in the cell above by your own code."
+NOT_DONE = "not done yet. Replace `...` or `raise NotImplementedError` in the cell above with your own code."
 CHECK_FILES = (Path(__file__).name, "_checks.py")
 
 
@@ -39,8 +39,8 @@ class Checks(SimpleNamespace):
     def __call__(self, function: Callable[..., None]) -> Callable[..., None]:
         name = function.__name__
 
-        def run(*answers: Any) -> None:
-            problem = examine(function, *answers)
+        def run(*objects: Any) -> None:
+            problem = examine(function, *objects)
             self._state[name] = "not yet" if problem else "passed"
             words = f"Not yet, {name}: {problem}" if problem else f"Passed, {name}: {inspect.getdoc(function)}"
             paragraphs = (textwrap.fill(line, 88) for line in words.splitlines())
@@ -51,21 +51,21 @@ class Checks(SimpleNamespace):
         return function
 
     def report(self) -> None:
-        """Prints how every check of the lab went when it was last run."""
+        """Prints the latest result of every check of the lab."""
         for name, state in self._state.items():
             print(f"{state:8} {name}")
         passed = list(self._state.values()).count("passed")
         print(f"{passed} of {len(self._state)} checks passed")
 
 
-def examine(function: Callable[..., None], *answers: Any) -> str:
-    """What is wrong with a student's answers, in words; empty where nothing is."""
-    if any(answer is ... for answer in answers):
+def examine(function: Callable[..., None], *objects: Any) -> str:
+    """What is wrong with a student's code, in words; empty if nothing is."""
+    if any(value is ... for value in objects):
         return NOT_DONE
     try:
-        with torch.random.fork_rng(devices=[]):  # the same verdict each time, whatever ran before
+        with torch.random.fork_rng(devices=[]):  # the same result each time, whatever ran before
             torch.manual_seed(0)
-            function(*answers)
+            function(*objects)
     except NotImplementedError:
         return NOT_DONE
     except AssertionError as error:
@@ -76,11 +76,11 @@ def examine(function: Callable[..., None], *answers: Any) -> str:
 
 
 def _where(error: Exception) -> str:
-    """The student's line that was running when the error came, or how the check called it."""
+    """The student's line that raised the error, or how the check called it."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if frame.filename.startswith("<") or "ipykernel" in frame.filename]
     if theirs:
         line = linecache.getline(theirs[-1].filename, theirs[-1].lineno or 0).strip()
         return f"It was in {theirs[-1].name}, line {theirs[-1].lineno} of its cell: {line}"
     ours = [frame for frame in frames if frame.filename.endswith(CHECK_FILES)]
-    return f"The check was doing: {ours[-1].line}" if ours else ""
+    return f"The check was running: {ours[-1].line}" if ours else ""

@@ -1,15 +1,15 @@
-"""Makes the labs out of their sources, ``labN_name.md``: ``python book/labs/make_labs.py``.
+"""Makes the labs from their sources, ``labN_name.md``: ``python book/labs/make_labs.py``.
 
-A source is a MyST notebook that holds the lab, its solution and its checks:
+A source is a MyST notebook that contains the lab, its solution, and its checks:
 
 - Code between ``# BEGIN SOLUTION`` and ``# END SOLUTION`` is the solution. A student gets
-  ``raise NotImplementedError`` there, or the commented lines that follow a ``# STUB`` inside.
-- A Markdown cell tagged ``answer`` is the model of a written answer. A student gets an empty place.
-- A code cell tagged ``check`` defines checks (see ``checking.py``). All of them go to the file
-  ``labN_checks.py`` beside the notebook, where a line stays that calls them.
+  ``raise NotImplementedError`` instead, or the commented lines that follow a ``# STUB`` inside.
+- A Markdown cell tagged ``answer`` is a model answer. A student gets an empty cell.
+- A code cell tagged ``check`` defines checks (see ``checking.py``). They go to the file ``labN_checks.py``
+  next to the notebook, which keeps a line that calls them.
 
-Written to ``_build/labs``: ``student/`` and ``solution/``, a folder each; ``fertools-labs.zip``, the
-student's folder with all that it needs; ``otter/``, the input of ``otter assign`` for each lab.
+The output in ``_build/labs``: the folders ``student/`` and ``solution/``; ``fertools-labs.zip``, the student's
+folder with everything it needs; and ``otter/``, the input of ``otter assign`` for each lab.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab's source, taken apart.
+    """A lab's source as a list of cells.
 
     Attributes:
         name: ``"lab1"``.
@@ -61,7 +61,7 @@ class Lab:
 
     @property
     def files(self) -> list[str]:
-        """What has to lie beside the notebook."""
+        """What has to be next to the notebook."""
         reads = any("fertools.data" in text or "data/" in text for _, text in self.cells)
         return ["checking.py", f"{self.name}_checks.py", "fertools", *(["data"] if reads else [])]
 
@@ -86,7 +86,7 @@ class Lab:
         return numbered(cells)
 
     def otter(self) -> NotebookNode:
-        """The notebook that ``otter assign`` takes; its tests call the same checks."""
+        """The input notebook of ``otter assign``; its tests call the same checks."""
         config = f"# ASSIGNMENT CONFIG\nname: {self.name}\nsolutions_pdf: false\nexport_cell: false\n"
         config += "generate: {pdf: false}\ntests: {ok_format: false}\nstrip_solutions_from_all_cells: true\n"
         config += f"requirements: requirements.txt\nfiles: [{', '.join(self.files)}]"
@@ -111,7 +111,7 @@ class Lab:
 
 
 def numbered(cells: list[NotebookNode]) -> NotebookNode:
-    """A notebook whose cells have the same names each time it is made."""
+    """A notebook whose cells have reproducible ids."""
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"
     return new_notebook(cells=cells, metadata=KERNEL)
@@ -121,10 +121,10 @@ def numbered(cells: list[NotebookNode]) -> NotebookNode:
 
 
 def parts(text: str) -> Iterator[tuple[str, str]]:
-    """The lines of a cell as ("given" | "solution" | "stub", line), without the marks.
+    """The lines of a cell as ("given" | "solution" | "stub", line), without the markers.
 
     Raises:
-        ValueError: a mark that does not fit the one before it.
+        ValueError: a marker does not fit the one before it.
     """
     now = "given"
     follows = {"# BEGIN SOLUTION": ("given", "solution"), "# STUB": ("solution", "stub")}
@@ -150,7 +150,7 @@ def solution(text: str) -> str:
 
 
 def stub(text: str) -> str:
-    """A cell as a student gets it: ``# x`` of a stub becomes ``x``."""
+    """A cell as a student gets it, with ``# x`` of a stub turned into ``x``."""
     found = (
         re.sub(r"^(\s*)# ?", r"\1", line) if kind == "stub" else line
         for kind, line in parts(text)
@@ -160,7 +160,7 @@ def stub(text: str) -> str:
 
 
 def solution_lines(text: str) -> list[str]:
-    """The lines of a cell that no student may see."""
+    """The lines of a cell that students must not see."""
     return [line.strip() for kind, line in parts(text) if kind == "solution"]
 
 
@@ -178,7 +178,7 @@ def checks_of(text: str) -> list[tuple[str, list[str]]]:
 
 
 def otter_cell(text: str) -> str:
-    """A cell in Otter's words: the solution, and the stub as its prompt."""
+    """A cell in Otter's format: the solution, and the stub as its prompt."""
     if "# BEGIN SOLUTION" not in text:
         return text
     lines = ["# BEGIN SOLUTION NO PROMPT", solution(text), "# END SOLUTION"]
@@ -186,7 +186,7 @@ def otter_cell(text: str) -> str:
 
 
 def otter_question(name: str, tests: list[NotebookNode], answer: NotebookNode | None = None) -> list[NotebookNode]:
-    """The raw cells that Otter reads a question from."""
+    """The raw cells that define a question for Otter."""
     manual = "\nmanual: true" if answer else ""
     cells = [new_raw_cell(f"# BEGIN QUESTION\nname: {name}\npoints: 1{manual}")]
     if answer:
@@ -205,19 +205,21 @@ def labs(folder: Path = HERE) -> list[Lab]:
 
 
 def requirements(root: Path = ROOT) -> str:
-    """What the labs need from a package index: the library's own needs and Jupyter."""
+    """The packages that the labs need: the library's dependencies, its extras for faces and plots, and Jupyter."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    return "\n".join([*project["dependencies"], "scikit-image>=0.24", "jupyterlab>=4.2", "ipywidgets>=8.1"]) + "\n"
+    extras = project["optional-dependencies"]
+    packages = [*project["dependencies"], *extras["faces"], *extras["plots"]]
+    return "\n".join([*packages, "scikit-image>=0.24", "jupyterlab>=4.2", "ipywidgets>=8.1"]) + "\n"
 
 
 def shipped(root: Path = ROOT) -> dict[str, Path]:
-    """The library and the data that the labs use, by their names in the folder that a student unpacks."""
+    """The library and the data that the labs use, by their names in the student's folder."""
     found = (path for pattern in SHIPPED for path in root.glob(pattern) if path.is_file())
     return {path.relative_to(root).as_posix(): path for path in found}
 
 
 def make(out: Path, root: Path = ROOT) -> None:
-    """Writes everything into ``out``, whose old contents go."""
+    """Writes everything into ``out``, and deletes its old contents."""
     shutil.rmtree(out, ignore_errors=True)
     student, solved = out / "student", out / "solution"
     library = shipped(root)
@@ -242,7 +244,7 @@ def make(out: Path, root: Path = ROOT) -> None:
     shutil.copy(HERE / "handout.md", student / "README.md")
     files = {path.name: path for path in student.iterdir()} | library
     with zipfile.ZipFile(out / "fertools-labs.zip", "w") as archive:
-        for name, path in sorted(files.items()):  # of one date, so that the same labs give the same file
+        for name, path in sorted(files.items()):  # all with the same date, so that the same labs give the same file
             archive.writestr(zipfile.ZipInfo(f"fertools-labs/{name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
@@ -251,4 +253,4 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "labs", help="default: _build/labs")
     chosen = parser.parse_args().out
     make(chosen)
-    print(f"The labs are ready: {chosen / 'fertools-labs.zip'} and the folders beside it")
+    print(f"The labs are ready: {chosen / 'fertools-labs.zip'}, and the folders next to it")
