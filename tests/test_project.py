@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -17,46 +20,117 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from fertools.evaluation.comparisons import folds_table
-from fertools.records import results_table
+from fertools import __version__
+from fertools.evaluation.tables import folds_table, results_table
+from fertools.records import Record
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = PROJECT["optional-dependencies"]
-EVERYTHING = PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra]
+DEVELOPERS = {"test", "book"}  # extras that the library does not import
 
 CONDA = {
+    "build": "python-build",
     "dlib-bin": "dlib",
     "opencv-python-headless": "opencv",
     "ray": "ray-core",
     "torch": "pytorch",
 }  # from pip's names
-IMPORTS = {  # from the name that is imported to pip's; cycler is Matplotlib's
+IMPORTS = {  # from the name that is imported to pip's; cycler is part of Matplotlib's interface
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
     "cycler": "matplotlib",
     "dlib": "dlib-bin",
     "sklearn": "scikit-learn",
 }
+THROUGH = {"onnxscript": "torch.onnx"}  # PyTorch imports it for us
 
 
 def bounds(lines: list[str]) -> dict[str, SpecifierSet]:
-    """The version bounds of each package, by its normalised name."""
+    """The version bounds of each package, by its normalized name."""
     requirements = [Requirement(line) for line in lines]
-    return {canonicalize_name(r.name): r.specifier for r in requirements}
+    return {canonicalize_name(r.name): r.specifier for r in requirements if r.name != PROJECT["name"]}
+
+
+def expanded(extra: str) -> set[str]:
+    """The packages of an extra, and of the extras that it names."""
+    found = set()
+    for line in PROJECT["optional-dependencies"][extra]:
+        wanted = Requirement(line)
+        if wanted.name == PROJECT["name"]:
+            found |= {name for inner in wanted.extras for name in expanded(inner)}
+        else:
+            found.add(canonicalize_name(wanted.name))
+    return found
+
+
+EXTRAS = {extra: expanded(extra) for extra in PROJECT["optional-dependencies"]}
+CORE = set(bounds(PROJECT["dependencies"]))
+EVERYTHING = PROJECT["dependencies"] + [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+SOURCES = {file.relative_to(ROOT): file.read_text() for file in sorted((ROOT / "fertools").rglob("*.py"))}
+
+
+def package(module: str) -> str:
+    """pip's name for what ``import module`` needs."""
+    name = module.split(".")[0]
+    return IMPORTS.get(name, name)
+
+
+def imports(nodes: Iterable[ast.AST]) -> set[str]:
+    """The packages of other people that the nodes import, also by ``require("module", "extra")``."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif required := requirement(node):
+            found.add(required[0])
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module":
+            found |= {str(name.value) for name in node.args if isinstance(name, ast.Constant)}
+    return {package(name) for name in found if name.split(".")[0] not in sys.stdlib_module_names | {"fertools"}}
+
+
+def requirement(node: ast.AST) -> tuple[str, str] | None:
+    """Module and extra of a call of ``errors.require``."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require":
+        module, extra = node.args
+        if isinstance(module, ast.Constant) and isinstance(extra, ast.Constant):
+            return str(module.value), str(extra.value)
+    return None
+
+
+IMPORTED = {name for source in SOURCES.values() for name in imports(ast.walk(ast.parse(source)))}
 
 
 def test_every_import_of_the_library_is_a_dependency() -> None:
-    imported = set()
-    for file in (ROOT / "fertools").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                imported |= {name.name.split(".")[0] for name in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                imported.add(node.module.split(".")[0])
-    foreign = imported - sys.stdlib_module_names - {"fertools"}
-    of_users = [line for extra in EXTRAS.keys() - {"test", "book"} for line in EXTRAS[extra]]
-    assert {IMPORTS.get(name, name) for name in foreign} <= bounds(PROJECT["dependencies"] + of_users).keys()
+    of_users = {name for extra, names in EXTRAS.items() if extra not in DEVELOPERS for name in names}
+    assert CORE | of_users >= IMPORTED
+
+
+def test_every_dependency_of_the_library_is_imported() -> None:
+    of_users = {name for extra, names in EXTRAS.items() if extra not in DEVELOPERS for name in names}
+    unused = (CORE | of_users) - IMPORTED
+    assert unused == THROUGH.keys()
+    for name in unused:
+        assert any(THROUGH[name] in source for source in SOURCES.values()), name
+
+
+def test_a_plain_install_can_import_every_module_but_the_plots() -> None:
+    """Packages of extras are imported where they are used, and then with the extra's name."""
+    optional = {name for names in EXTRAS.values() for name in names} - CORE
+    for file, source in SOURCES.items():
+        tree = ast.parse(source)
+        if file.name != "plots.py":
+            assert not imports(tree.body) & optional, file
+        for node in ast.walk(tree):
+            if required := requirement(node):
+                module, extra = required
+                assert package(module) in EXTRAS[extra], f"{file}: {module} is not in the extra {extra}"
+
+
+def test_all_is_every_extra_for_users() -> None:
+    users = EXTRAS.keys() - DEVELOPERS - {"all"}
+    assert EXTRAS["all"] == {name for extra in users for name in EXTRAS[extra]}
 
 
 def test_constraints_pin_every_dependency_within_its_bounds() -> None:
@@ -79,10 +153,11 @@ def test_conda_environment_has_the_same_packages_and_bounds() -> None:
     assert found == {CONDA.get(name, name): wanted for name, wanted in bounds(EVERYTHING).items()}
 
 
-def test_citation_has_the_version_and_licence_of_the_project() -> None:
+def test_citation_has_the_version_and_license_of_the_project() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert citation["version"] == PROJECT["version"]
+    assert citation["version"] == __version__
     assert citation["license"] == PROJECT["license"]
+    assert f"\n## {__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     (paper,) = citation["references"]
     assert [author["family-names"] for author in paper["authors"]] == ["Wang", "Hirota", "Dai", "Jia"]
@@ -110,6 +185,20 @@ def test_readme_shows_what_the_records_hold(tracked: list[str]) -> None:
         kept = [line for line in wanted[2:] if f"data/runs/{line.split('`')[1]}/{file}" in tracked]
         right = "\n".join(wanted[:2] + kept)
         assert "\n".join(shown) == right, f"put this between the marks {mark} in README.md:\n{right}"
+
+
+def test_readme_prose_has_the_records_numbers() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+
+    def accuracy(run: str) -> float:
+        return Record.load(run, ROOT / "data" / "runs").metrics["PrivateTest"]["single-crop"]["accuracy"]
+
+    seeds = 100 * np.array([accuracy(run) for run in ("wide-fer2013", "wide-fer2013-s1", "wide-fer2013-s2")])
+    assert f"it reaches {seeds.mean():.2f} % on average, with a standard deviation of {seeds.std(ddof=1):.2f}" in text
+    paper, vgg, resnet = (accuracy(f"fer2013-{name}") for name in ("multiscale", "vgg13", "resnet18"))
+    assert f"it reaches {paper:.2%}, VGG-13 {vgg:.2%}, and ResNet-18 {resnet:.2%}".replace("%", " %") in text
+    pixels = json.loads((ROOT / "data" / "ckplus48_pixels.json").read_text())["accuracy"]["image"]
+    assert f"nearest neighbor on raw pixels reaches {100 * pixels['nearest neighbor']:.1f} %" in text
 
 
 def code(page: Path) -> list[str]:
