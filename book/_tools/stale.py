@@ -1,18 +1,18 @@
-"""Before a build: forget the outputs of those pages that would come out otherwise today.
+"""Before a build: delete the outputs of the pages that would produce different ones today.
 
-Jupyter Book keeps the outputs of an executed page and takes them again as long as the page's cells are
-the same. But a page depends on more than its cells. So each page gets a digest over
+Jupyter Book stores the outputs of an executed page and reuses them as long as the page's cells are
+unchanged. But a page depends on more than its cells. So each page gets a digest of
 
-- the source of every module of the project that it imports, directly or by way of another one,
-- the files that the strings in its cells name: a path from the page, a data set, a run,
-- Python and the packages that are installed,
+- the source of every module of the project that it imports, directly or through another one,
+- the files that the strings in its cells name: a path relative to the page, a data set, a run,
+- Python and the installed packages,
 
-and where that is not the digest of the last build, the page's outputs and its parsed text are deleted:
-the build that follows executes it again. Content counts, never a time of change. Imports are found by
-reading, without running anything, so that an import inside a function counts as well.
+and where that differs from the digest of the last build, the page's outputs and its parsed text are
+deleted, so that ``execute.py`` executes it again. Contents count, never modification times. Imports are
+found by parsing, without running anything, so that an import inside a function counts as well.
 
-What stands on every page (configuration, table of contents, theme files) has a digest of its own:
-where that changed, all pages are written again, with the outputs that they have.
+What appears on every page (configuration, table of contents, theme files) has its own digest: if that
+changes, all pages are written again, with their stored outputs.
 
     python book/_tools/stale.py [ROOT]
 """
@@ -38,13 +38,13 @@ DATA = "data"
 
 
 def code(page: Path) -> str:
-    """The Python of a page's cells, without the lines that are IPython's alone (``%`` and ``!``)."""
+    """The Python of a page's cells, without IPython's own lines (``%`` and ``!``)."""
     cells = [cell.source for cell in jupytext.read(page).cells if cell.cell_type == "code"]
     return re.sub(r"^\s*[%!].*$", "", "\n".join(cells), flags=re.MULTILINE)
 
 
 def imports(source: str) -> set[str]:
-    """The dotted names that a source imports; some may be functions in a module, not modules."""
+    """The dotted names that a source imports; some may be functions, not modules."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -56,7 +56,7 @@ def imports(source: str) -> set[str]:
 
 
 def modules(root: Path, page: Path, source: str) -> dict[str, Path]:
-    """The project's modules that a page needs, by name: of the library or beside the page, with those they need."""
+    """The project's modules that a page needs, by name: in the library or next to the page, with their own imports."""
     found: dict[str, Path] = {}
     ask = imports(source)
     while ask:
@@ -71,7 +71,7 @@ def modules(root: Path, page: Path, source: str) -> dict[str, Path]:
 
 
 def places(root: Path, page: Path, source: str) -> dict[str, list[Path]]:
-    """What the strings of a page name: by path, the files; none where a path leads nowhere yet."""
+    """The files that the strings of a page name, by path; an empty list where a path does not exist yet."""
     sets: dict[str, str] = {}
     if (root / PACKAGE / DATA).is_dir():
         from fertools.data import PLACES as sets
@@ -83,7 +83,7 @@ def places(root: Path, page: Path, source: str) -> dict[str, list[Path]]:
             continue
         for path in (page.parent / text, data / sets.get(text, text), data / "runs" / text):
             path = path.resolve()
-            # data/ as a whole is where sets are looked for; those named count, not all that lie there.
+            # data/ as a whole is only where sets are searched for; the sets that are named count.
             if path.exists() and path != data and root in path.parents and path not in page.parents:
                 found[str(path.relative_to(root))] = sorted(files(path))
             elif text.startswith("../") and not path.exists():
@@ -92,7 +92,7 @@ def places(root: Path, page: Path, source: str) -> dict[str, list[Path]]:
 
 
 def files(path: Path) -> Iterator[Path]:
-    """The file, or all in the folder but hidden ones (caches) and what an unfinished run leaves."""
+    """The file, or all in the folder except hidden ones (caches) and those of an unfinished run."""
     if path.is_file():
         yield path
     for file in path.rglob("*") if path.is_dir() else ():
@@ -112,13 +112,13 @@ def digest(*parts: object) -> str:
 
 
 def environment() -> list[str]:
-    """Python and every installed package, with their versions; the library itself counts by its source."""
+    """Python and every installed package, with their versions; the library itself counts through its source."""
     installed = {f"{d.name}=={d.version}" for d in distributions() if d.name != PACKAGE}
     return [sys.version, *sorted(installed)]
 
 
 def page_digest(root: Path, page: Path, installed: list[str]) -> str:
-    """Changes exactly where something changed that a page imports or reads."""
+    """Changes exactly when something changes that the page imports or reads."""
     source = code(page)
     of_modules = {name: hashed(file) for name, file in modules(root, page, source).items()}
     of_files = {
@@ -129,7 +129,7 @@ def page_digest(root: Path, page: Path, installed: list[str]) -> str:
 
 
 def site_digest(root: Path, installed: list[str]) -> str:
-    """Changes where something changed that shows on pages which did not change themselves."""
+    """Changes when something changes that appears on pages that did not change themselves."""
     shared: Iterable[Path] = [root / "_config.yml", root / "_toc.yml", *sorted(root.glob("book/_static/**/*"))]
     tools = sorted(root.glob("book/_tools/*.py"))
     return digest(installed, [(str(f.relative_to(root)), hashed(f)) for f in [*shared, *tools] if f.is_file()])
@@ -142,7 +142,7 @@ def notebooks(root: Path) -> list[Path]:
 
 
 def forget(root: Path) -> list[str]:
-    """Deletes what is stale and writes down today's digests. Returns the pages that have lost their outputs."""
+    """Deletes what is stale and stores today's digests. Returns the pages whose outputs were deleted."""
     root = root.resolve()
     build = root / "_build"
     note = build / "digests.json"
@@ -169,4 +169,4 @@ def forget(root: Path) -> list[str]:
 
 if __name__ == "__main__":
     pages = forget(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
-    print("Read something that has changed:", ", ".join(pages) if pages else "no page")
+    print("Pages with stale outputs:", ", ".join(pages) or "none")
