@@ -7,6 +7,7 @@ import html
 import importlib
 import io
 import linecache
+import re
 import sys
 import tempfile
 import tomllib
@@ -202,7 +203,9 @@ def test_no_solution_is_in_the_published_pages(built: Path) -> None:
     for path in files:
         text = html.unescape(path.read_text(errors="replace"))
         for lab in ALL.values():
-            assert sum(line in text for line in secrets(lab)) < 3, f"{path} contains a part of the solution of {lab.name}"
+            assert sum(line in text for line in secrets(lab)) < 3, (
+                f"{path} contains a part of the solution of {lab.name}"
+            )
 
 
 def test_solution_is_in_the_solution(made: Path) -> None:
@@ -226,6 +229,13 @@ def test_zip_contains_what_a_student_needs(made: Path) -> None:
     }
     assert wanted | {f"{lab}{end}" for lab in ALL for end in (".ipynb", "_checks.py")} <= names
     assert not [name for name in names if "__pycache__" in name]
+
+
+def test_requirements_name_what_the_labs_import(made: Path) -> None:
+    """In a list without them, the first cell of lab 3 would stop."""
+    wanted = {"torch", "numpy", "matplotlib", "opencv-python-headless", "dlib-bin", "scikit-image", "jupyterlab"}
+    lines = (made / "student" / "requirements.txt").read_text().splitlines()
+    assert wanted <= {re.split("[<>=~]", line)[0] for line in lines}
 
 
 def test_same_labs_give_the_same_zip(made: Path, tmp_path: Path) -> None:
