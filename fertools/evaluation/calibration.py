@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fertools.evaluation.metrics import check_probabilities
+from fertools.evaluation.checks import check_probabilities
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """How often the network is right, by how sure it was: one entry per bin, (bins,).
+    """How often the network is right, by its confidence: one entry per bin, (bins,).
 
     Attributes:
-        edges: (bins + 1,), 0 to 1; a bin holds its upper edge.
+        edges: (bins + 1,), 0 to 1; a bin includes its upper edge.
         counts: images in the bin.
-        correct: those that were right.
+        correct: those that were classified correctly.
         confidence: mean of their top probability; nan in an empty bin.
         accuracy: ``correct / counts``; nan in an empty bin.
     """
@@ -41,13 +41,22 @@ class Reliability:
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
     """Sorts images into bins of equal width by their top probability (Guo et al. 2017, section 2).
 
-    Takes probabilities (N, classes) and labels (N,), and raises like :func:`evaluate`.
+    Args:
+        probabilities: (N, classes).
+        labels: (N,).
+        bins: how many.
+
+    Raises:
+        ValueError: as :func:`~fertools.evaluation.metrics.evaluate` does, or ``bins`` is below 1.
+
+    >>> found = reliability(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), bins=2)
+    >>> found.counts, round(found.error, 2)  # half are right, at a confidence of 0.85
+    (array([0, 2]), 0.35)
     """
     p, labels = check_probabilities(probabilities, labels, are_probabilities=True)
     if bins < 1:
         raise ValueError(f"bins must be at least 1, not {bins}")
-    edges = np.linspace(0, 1, bins + 1)
-    top = p.max(1)
+    edges, top = np.linspace(0, 1, bins + 1), p.max(1)
     which = np.digitize(top, edges[1:-1], right=True)
     counts = np.bincount(which, minlength=bins)
     correct = np.bincount(which, weights=p.argmax(1) == labels, minlength=bins)
@@ -58,18 +67,18 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
 
 
 def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature T that minimises the negative log likelihood of softmax(logits / T).
+    """The temperature T that minimizes the negative log likelihood of softmax(logits / T).
 
     Guo et al. 2017, section 4.2. Fit it on images that neither trained the network nor are
     reported on (FER2013: fit on PublicTest, apply to PrivateTest).
 
     Args:
-        log_probabilities: (N, classes), of one view; logits do as well.
+        log_probabilities: (N, classes), of the single crop; logits work as well.
         labels: (N,).
 
     Returns:
-        T between 0.05 and 20: above 1 the network was too sure, below 1 not sure enough. Where
-        every image is right, none is best, and one comes back that is low enough for a loss of 0.
+        T between 0.05 and 20: above 1 the network was overconfident, below 1 underconfident. Where
+        every image is right, there is no best T, and the result is low enough for a loss of 0.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
@@ -86,7 +95,11 @@ def fit_temperature(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def apply_temperature(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """log softmax(logits / T), float32 (N, classes). No image's most probable class changes."""
+    """log softmax(logits / T), float32 (N, classes). No image's most probable class changes.
+
+    >>> np.exp(apply_temperature(np.log([[0.9, 0.1]]), 2.0)).round(2)  # overconfident: 0.9 becomes 0.75
+    array([[0.75, 0.25]], dtype=float32)
+    """
     from scipy.special import log_softmax
 
     if not (np.isfinite(temperature) and temperature > 0):
@@ -99,12 +112,12 @@ def apply_temperature(log_probabilities: np.ndarray, temperature: float) -> np.n
 
 @dataclass(frozen=True, eq=False)
 class RiskCoverage:
-    """What a classifier gains by answering only where it is sure: one entry per threshold, falling.
+    """What a classifier gains from a reject option: one entry per threshold, in descending order.
 
     Attributes:
-        thresholds: every top probability that occurs; an image is answered where its own is as high.
-        coverage: the share of all images that are answered, above 0, up to 1.
-        risk: the share of wrong ones among those.
+        thresholds: every top probability that occurs; below it the classifier abstains.
+        coverage: the fraction of all images that it predicts, above 0, up to 1.
+        risk: the error rate on those.
     """
 
     thresholds: np.ndarray
@@ -115,39 +128,50 @@ class RiskCoverage:
 def risk_coverage(probabilities: np.ndarray, labels: np.ndarray) -> RiskCoverage:
     """The risk-coverage curve of the top probability (El-Yaniv and Wiener 2010; Geifman and El-Yaniv 2017).
 
-    Images of equal top probability are answered together, so that their order does not matter.
-    Takes probabilities (N, classes) and labels (N,), and raises like :func:`evaluate`.
+    Images of equal top probability are kept or rejected together, so that their order does not matter.
+
+    Args:
+        probabilities: (N, classes).
+        labels: (N,).
+
+    Raises:
+        ValueError: as :func:`~fertools.evaluation.metrics.evaluate` does.
     """
     p, labels = check_probabilities(probabilities, labels, are_probabilities=True)
     thresholds, which = np.unique(-p.max(1), return_inverse=True)  # falling
-    answered = np.bincount(which).cumsum()
+    kept = np.bincount(which).cumsum()
     wrong = np.bincount(which, weights=p.argmax(1) != labels).cumsum()
-    return RiskCoverage(-thresholds, answered / len(p), wrong / answered)
+    return RiskCoverage(-thresholds, kept / len(p), wrong / kept)
 
 
 def abstention_threshold(curve: RiskCoverage, accuracy: float) -> float:
-    """The lowest threshold, so the largest coverage, at which ``accuracy`` (0 to 1) of the answers are right.
+    """The lowest threshold, so the largest coverage, at which the accuracy on the images that it keeps
+    is at least ``accuracy`` (0 to 1).
 
-    Infinity where none is: such a classifier has to abstain from every image. Choose it on images
-    that are not reported on; on others the accuracy may fall short of the target.
+    Infinity if no threshold reaches it: such a classifier has to abstain from every image. Choose the
+    threshold on images that are not reported on; on others the accuracy may fall short of the target.
+
+    >>> curve = risk_coverage(np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]), np.array([0, 0, 1]))
+    >>> abstention_threshold(curve, 1.0)
+    0.8
     """
     enough = np.flatnonzero(1 - curve.risk >= accuracy)
     return float(curve.thresholds[enough[-1]]) if len(enough) else float("inf")
 
 
-TARGET_ACCURACY = 0.8  # of the predictions that are not abstained from, on the images that choose the threshold
+TARGET_ACCURACY = 0.8  # on the images that are kept, of those that choose the threshold
 
 
 def choose_threshold(log_probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> float:
-    """The confidence below which to abstain, so that :data:`TARGET_ACCURACY` of the rest is right.
+    """The confidence below which to abstain, so that accuracy on the rest is :data:`TARGET_ACCURACY`.
 
     Args:
         log_probabilities: (N, classes), of the single crop, on images that are not reported on.
         labels: (N,).
-        temperature: what :func:`fit_temperature` found on the same images.
+        temperature: the one that :func:`fit_temperature` gives for the same images.
 
     Returns:
-        A probability; 1 where no threshold reaches the target.
+        A probability; 1 if no threshold reaches the target.
     """
     p = np.exp(apply_temperature(log_probabilities, temperature))
     return min(abstention_threshold(risk_coverage(p, labels), TARGET_ACCURACY), 1.0)

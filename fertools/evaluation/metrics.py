@@ -1,4 +1,4 @@
-"""Accuracy and its relatives, with intervals, from probabilities and labels.
+"""Accuracy and related metrics, with intervals, from probabilities and labels.
 
 Wrong arguments raise :class:`ValueError` with what was passed and what is expected.
 """
@@ -10,30 +10,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SUM_TOLERANCE = 1e-3  # probabilities kept in half precision add up to 1 within this
+from fertools.evaluation.calibration import reliability
+from fertools.evaluation.checks import check_probabilities
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What :func:`evaluate` found. Plain JSON types throughout: ``dataclasses.asdict`` writes it,
-    ``Metrics(**it)`` reads it back, equal.
+    """What :func:`evaluate` measured. Plain JSON types throughout: ``dataclasses.asdict`` writes it, and
+    ``Metrics(**values)`` reads it back, equal.
 
     Attributes:
         classes: the label names.
-        n: images.
-        accuracy: the share of images whose most probable class is the label.
-        accuracy_interval: its 95 % Wilson interval. It takes the images as independent, which
-            frames of one film or duplicates are not: it is then too narrow. It says nothing of
-            the spread over seeds.
+        n: number of images.
+        accuracy: the fraction of images whose most probable class is the label.
+        accuracy_interval: its 95 % Wilson interval. It covers sampling error of independent images.
+            Frames of one video and duplicates are not independent, and it is then too narrow. It does not
+            cover the variance across random seeds.
         balanced_accuracy: the mean recall over the classes that have images.
         per_class: class name -> ``precision``, ``recall``, ``f1``, ``support`` (images). None
-            where undefined: the recall of a class without images, the precision of one that was
-            never predicted, the F1 of one that is both.
+            where undefined: the recall of a class without images, the precision of a class that was
+            never predicted, the F1 of a class for which both hold.
         confusion: counts, ``confusion[true][predicted]``.
-        calibration_error: expected calibration error over 15 bins, see :func:`reliability`.
+        calibration_error: expected calibration error over 15 bins, see
+            :func:`~fertools.evaluation.calibration.reliability`.
         negative_log_likelihood: mean, in nats; a probability of 0 counts as 2.2e-16.
-        brier: mean over the images of the squared error summed over the classes, 0 to 2
-            (Brier 1950).
+        brier: squared error summed over the classes, mean over the images, 0 to 2 (Brier 1950).
     """
 
     classes: list[str]
@@ -57,10 +58,14 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[st
     """Metrics of the probabilities (N, classes) against the labels (N,), indices into ``classes``.
 
     Raises:
-        ValueError: shapes that do not fit, a probability that is not one, rows that do not add
-            up to 1, labels out of range.
+        ValueError: shapes that do not fit, values outside 0 to 1, rows that do not add up to 1,
+            labels out of range.
+
+    >>> metrics = evaluate(np.array([[0.9, 0.1], [0.3, 0.7], [0.6, 0.4]]), np.array([0, 1, 1]), ("happy", "sad"))
+    >>> metrics.confusion, round(metrics.brier, 2)
+    ([[1, 0], [1, 1]], 0.31)
     """
-    from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+    from sklearn.metrics import brier_score_loss, confusion_matrix, log_loss, precision_recall_fscore_support
 
     p, labels = check_probabilities(probabilities, labels, are_probabilities=True)
     n, k = p.shape
@@ -84,15 +89,18 @@ def evaluate(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[st
         confusion=confusion_matrix(labels, predicted, labels=every).tolist(),
         calibration_error=reliability(p, labels).error,
         negative_log_likelihood=float(log_loss(labels, p, labels=every)),
-        brier=float(((p - np.eye(k)[labels]) ** 2).sum(1).mean()),
+        brier=float(brier_score_loss(labels, p, labels=every, scale_by_half=False)),
     )
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share, ``successes`` out of ``n`` > 0 (Wilson 1927).
+    """95 % interval of a proportion, ``successes`` out of ``n`` > 0 (Wilson 1927).
 
     Unlike the usual mean +- 1.96 standard errors it stays within 0 and 1, and holds for few
-    images and for shares near 0 or 1 (Brown, Cai and DasGupta 2001).
+    images and for proportions near 0 or 1 (Brown, Cai and DasGupta 2001).
+
+    >>> "{:.2f} to {:.2f}".format(*wilson_interval(9, 10))
+    '0.60 to 0.98'
     """
     from scipy.stats import binomtest
 
@@ -101,39 +109,12 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 
 
 def row_rates(counts: np.ndarray | list[list[int]]) -> np.ndarray:
-    """A confusion matrix's counts, each row divided by its sum; nan where a class has no images."""
+    """A confusion matrix's counts, each row divided by its sum; nan where a class has no images.
+
+    >>> row_rates([[3, 1], [0, 2]])
+    array([[0.75, 0.25],
+           [0.  , 1.  ]])
+    """
     counts = np.asarray(counts, float)
     total = counts.sum(1, keepdims=True)
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-
-
-def check_probabilities(
-    values: np.ndarray, labels: np.ndarray, are_probabilities: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """``values`` as float64 and ``labels`` as int64, or a ValueError that names the first bad row."""
-    p, labels = np.asarray(values, float), np.asarray(labels)
-    what = "probabilities" if are_probabilities else "log_probabilities"
-
-    def refuse(rows: np.ndarray, why: str) -> None:
-        if rows.any():
-            raise ValueError(f"{what}: row {rows.argmax()} {why}: {p[rows.argmax()]}")
-
-    if p.ndim != 2 or p.shape[1] < 2 or not len(p):
-        raise ValueError(f"{what} must have shape (N, classes), N > 0 and classes > 1, not {p.shape}")
-    if labels.shape != (len(p),):
-        raise ValueError(f"{what} of shape {p.shape} need labels of shape ({len(p)},), not {labels.shape}")
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be whole numbers (class indices), not {labels.dtype}")
-    bad = (labels < 0) | (labels >= p.shape[1])
-    if bad.any():
-        row = bad.argmax()
-        raise ValueError(f"labels: row {row} is {labels[row]}; labels run from 0 to {p.shape[1] - 1}")
-    refuse(~np.isfinite(p).all(1), "is not finite (did the training diverge?)")
-    if are_probabilities:
-        hint = " (log-probabilities? pass np.exp of them)" if (p <= 0).all() else ""
-        low, high = p.min(1), p.max(1)
-        refuse((low < 0) | (high > 1 + SUM_TOLERANCE), f"has values outside 0 to 1{hint}")
-        total: np.ndarray = p.sum(1)
-        refuse(np.abs(total - 1) > SUM_TOLERANCE, "does not add up to 1")
-        p = p / total[:, None]  # takes away the rounding of a lower precision
-    return p, labels.astype(np.int64)

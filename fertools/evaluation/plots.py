@@ -1,7 +1,7 @@
-"""Every figure, each a function of an array or of what a record holds.
+"""Every figure, each a function of an array or of part of a record.
 
 Each function draws into ``ax``, or into a new figure where none is given, and returns the Axes.
-All share one style, :func:`style`; use it yourself to make a figure that holds several of them::
+All share one style, :func:`style`; use it yourself to make a figure that contains several of them::
 
     with plots.style():
         figure, axes = plt.subplots(1, 2)
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from fertools.inference.explanations import Explanation
 
-# Colours that people with any colour vision tell apart (Okabe and Ito 2008), without the yellow,
+# Colors that people with any color vision can tell apart (Okabe and Ito 2008), without the yellow,
 # which is too light for a line on white.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"]
 BLUE, VERMILLION, GREEN, _, SKY, _ = PALETTE
@@ -93,21 +93,21 @@ def confusion_matrix(
 
     Args:
         counts: (classes, classes), images by true and predicted class.
-        rates: each cell shows and is coloured by its percentage of the true class, the count
-            below it; a class without images shows dashes. False: the counts alone.
+        rates: each cell shows and is colored by its percentage of the true class, with the count
+            below it; a class without images shows dashes. False: only the counts.
     """
     import seaborn as sns
 
     counts, k = _counts(counts, classes)
     values = row_rates(counts) if rates else counts.astype(float)
     if ax is None:
-        side = max(5.5, 0.62 * k + 1.3)  # a cell holds two lines of 9 points
+        side = max(5.5, 0.62 * k + 1.3)  # a cell contains two lines of 9 points
         ax = plt.figure(figsize=(side, side)).add_subplot()
 
-    # Perceptually uniform, and falling in lightness: it reads in gray and with any colour vision.
-    colours = sns.color_palette("mako_r", as_cmap=True).with_extremes(bad="#eeeeee")
+    # Perceptually uniform, and falling in lightness: it reads in gray and with any color vision.
+    colors = sns.color_palette("mako_r", as_cmap=True).with_extremes(bad="#eeeeee")
     top = 1.0 if rates else max(float(counts.max()), 1.0)
-    image = ax.imshow(values, cmap=colours, vmin=0, vmax=top)
+    image = ax.imshow(values, cmap=colors, vmin=0, vmax=top)
     for row in range(k):
         for column in range(k):
             value, count = values[row, column], f"{counts[row, column]:,}"
@@ -137,7 +137,7 @@ def _counts(counts: np.ndarray | list[list[int]], classes: Sequence[str]) -> tup
 
 
 def _luminance(rgb: Sequence[float] | np.ndarray) -> float:
-    """Relative luminance of an sRGB colour, 0 black to 1 white (WCAG 2.2)."""
+    """Relative luminance of an sRGB color, 0 black to 1 white (WCAG 2.2)."""
     c = np.asarray(rgb[:3])
     return float(np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
 
@@ -161,7 +161,7 @@ def learning_curves(
         history: one entry per epoch with ``epoch``, ``loss``, ``train_accuracy``,
             ``validation_accuracy`` and ``learning_rate``; accuracies from 0 to 1. A value that is missing or
             None is left out, and a curve without values too.
-        selected: the epoch whose weights were kept; it gets a line, and its accuracy is named.
+        selected: the epoch whose weights were kept; it gets a line, and its accuracy is written in the legend.
         axes: three Axes to draw into.
     """
     epochs = [entry["epoch"] for entry in history]
@@ -174,7 +174,7 @@ def learning_curves(
         axes = list(figure.subplots(3, sharex=True, height_ratios=(3, 2, 1)))
     accuracy, loss, rate = axes
 
-    for ax, key, label, colour in (
+    for ax, key, label, color in (
         (accuracy, "train_accuracy", "training", BLUE),
         (accuracy, "validation_accuracy", "validation", VERMILLION),
         (loss, "loss", "training", BLUE),
@@ -183,7 +183,7 @@ def learning_curves(
         points = [(e["epoch"], e[key]) for e in history if e.get(key) is not None]
         if points:
             marker = "o" if len(points) == 1 else None
-            ax.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker)
+            ax.plot(*zip(*points, strict=True), color=color, label=label, marker=marker)
     if selected is not None:
         for ax in axes:
             ax.axvline(selected, color=FAINT, linestyle=":", linewidth=1.2)
@@ -203,17 +203,19 @@ def learning_curves(
 
 @style()
 def reliability_diagram(bins: Reliability, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """How often the network was right, by how sure it was (Guo et al. 2017, figure 1).
+    """How often the network is right, by its confidence (Guo et al. 2017, figure 1).
 
-    Takes what :func:`fertools.evaluation.metrics.reliability` gives. Bars below the diagonal were too sure
-    of themselves; a bin without images has none. The lines are 95 % Wilson intervals: a long one
-    means few images.
+    A bar below the diagonal means overconfidence; a bin without images has no bar. The lines are 95 %
+    Wilson intervals: a long one means few images.
+
+    Args:
+        bins: from :func:`fertools.evaluation.calibration.reliability`.
     """
     ax = ax or plt.figure(figsize=(5.5, 4.6)).add_subplot()
     full = bins.counts > 0
-    centre = (bins.edges[:-1] + bins.edges[1:]) / 2
+    center = (bins.edges[:-1] + bins.edges[1:]) / 2
     width = np.diff(bins.edges)
-    x, y, error = centre[full], bins.accuracy[full], _bars(bins.correct[full], bins.counts[full])
+    x, y, error = center[full], bins.accuracy[full], _bars(bins.correct[full], bins.counts[full])
     ax.bar(x, y, width[full], color=SKY, edgecolor="white", label="accuracy")
     ax.errorbar(x, y, error, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
     ax.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1, label="perfectly calibrated")
@@ -232,30 +234,30 @@ def risk_coverage_curve(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """The share of wrong answers, by the share of images answered (El-Yaniv and Wiener 2010).
+    """The error rate, by the fraction of images that the classifier does not abstain from (El-Yaniv and Wiener 2010).
 
-    Takes what :func:`fertools.evaluation.metrics.risk_coverage` gives. The right end answers every image; to
-    the left are fewer and surer ones. Of few images a share is mostly chance: the curve begins where
-    a hundredth of them is answered.
+    The right end predicts every image; to the left are fewer and more confident predictions. The error rate
+    of a few images is mostly chance, so the curve begins at 1 % coverage.
 
     Args:
+        curve: from :func:`fertools.evaluation.calibration.risk_coverage`.
         threshold: the top probability below which the classifier abstains; it gets a dot.
     """
     ax = ax or plt.figure(figsize=(5.5, 3.6)).add_subplot()
     shown = curve.coverage >= 0.01
     ax.plot(curve.coverage[shown], curve.risk[shown], color=BLUE)
     if threshold is not None:
-        answered = np.flatnonzero(curve.thresholds >= threshold)
-        if not len(answered):
+        kept = np.flatnonzero(curve.thresholds >= threshold)
+        if not len(kept):
             raise ValueError(f"no image reaches the threshold {threshold}; the highest is {curve.thresholds[0]:.3f}")
-        coverage, risk = curve.coverage[answered[-1]], curve.risk[answered[-1]]
-        label = f"from {threshold:.2f}: {coverage:.1%} answered, {1 - risk:.1%} right"
+        coverage, risk = curve.coverage[kept[-1]], curve.risk[kept[-1]]
+        label = f"threshold {threshold:.2f}: coverage {coverage:.1%}, accuracy {1 - risk:.1%}"
         ax.plot(coverage, risk, "o", color=VERMILLION, label=label)
         ax.legend(loc="upper left")
     percent = PercentFormatter(1, decimals=0)
     ax.xaxis.set_major_formatter(percent)
     ax.yaxis.set_major_formatter(percent)
-    ax.set(xlabel="coverage: images answered", ylabel="risk: wrong answers", xlim=(0, 1.01), title=title or "")
+    ax.set(xlabel="coverage (fraction of images)", ylabel="risk (error rate)", xlim=(0, 1.01), title=title or "")
     ax.set_ylim(0, max(0.05, 1.25 * curve.risk.max()))
     ax.grid(axis="y")
     return ax
@@ -268,10 +270,10 @@ def class_recall(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """The share of each class that was recognised, with 95 % Wilson intervals.
+    """The recall of each class, with 95 % Wilson intervals. A class without images has no bar.
 
-    ``counts`` is the confusion matrix, (classes, classes), images by true and predicted class.
-    A class without images has no bar.
+    Args:
+        counts: the confusion matrix, (classes, classes), images by true and predicted class.
     """
     counts, k = _counts(counts, classes)
     ax = ax or plt.figure(figsize=(5.5, 0.42 * k + 1.1)).add_subplot()
@@ -281,8 +283,8 @@ def class_recall(
     error = _bars(correct[full], total[full])
     ax.barh(full, recall, color=SKY)
     ax.errorbar(recall, full, xerr=error, fmt="none", ecolor=INK, elinewidth=1, capsize=3)
-    for row, share, above in zip(full.tolist(), recall, error[1], strict=True):
-        ax.text(share + above + 0.015, row, f"{share:.1%}", va="center", fontsize=9)
+    for row, value, above in zip(full.tolist(), recall, error[1], strict=True):
+        ax.text(value + above + 0.015, row, f"{value:.1%}", va="center", fontsize=9)
     ax.set_yticks(range(k), [f"{name} ({n:,})" for name, n in zip(classes, total, strict=True)])
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(k - 0.5, -0.5)  # the first class on top, as in the confusion matrix
@@ -298,19 +300,19 @@ def class_recall(
 def accuracy_by(
     groups: pd.DataFrame, what: str, ax: Axes | None = None, title: str | None = None, label: str | None = None
 ) -> Axes:
-    """Accuracy by something known of each image, with 95 % intervals.
+    """Accuracy by a known property of each image, with 95 % intervals.
 
-    Takes what :func:`fertools.data.synthetic.accuracy_by` gives: groups of numbers become a curve over
-    their means, groups of words points. Drawn again into the same Axes, a second network gets a colour
-    and a mark of its own.
+    Groups of numbers become a curve over their means, groups of words separate points. Drawn into the same
+    Axes, a second network gets its own color and marker.
 
     Args:
-        what: what the groups are of, with its unit, e.g. ``"turn of the head, degrees"``.
+        groups: from :func:`fertools.data.synthetic.accuracy_by`.
+        what: the property, with its unit, e.g. ``"turn of the head, degrees"``.
         label: the network's name, for a legend.
     """
     ax = ax or plt.figure(figsize=(5.5, 3.4)).add_subplot()
-    words = bool(groups["centre"].isna().all())
-    x = groups["group"].astype(str) if words else groups["centre"]
+    words = bool(groups["center"].isna().all())
+    x = groups["group"].astype(str) if words else groups["center"]
     reach = [groups["accuracy"] - groups["low"], groups["high"] - groups["accuracy"]]
     mark = "osD^"[len(ax.containers) % 4]
     ax.errorbar(
@@ -340,14 +342,17 @@ def accuracy_by(
 def differences(
     table: pd.DataFrame, groups: Mapping[str, Sequence[str]] | None = None, limit: float = 10.0, ax: Axes | None = None
 ) -> Axes:
-    """What each row of an ablation changes, in points, with 95 % intervals; filled where the interval leaves out 0.
+    """How each variant of an ablation differs from the baseline, in points, with 95 % intervals.
+
+    A filled marker means that the interval excludes 0.
 
     Args:
-        table: what :func:`fertools.evaluation.comparisons.ablation` gives; its baseline, which differs by nothing, is left out.
-        groups: rows under a heading, in order; rows that the table lacks are skipped, and headings without any.
-        limit: a loss of more points than this stands at the edge as a number.
+        table: what :func:`fertools.evaluation.comparisons.ablation` gives; the baseline itself is left out.
+        groups: variants under a heading, in order; those that are not in the table are skipped, and so are
+            headings without any.
+        limit: a larger loss, in points, is written as a number at the edge.
     """
-    found = table.set_index("row").query("low != 0 or high != 0 or difference != 0")
+    found = table.set_index("variant").query("low != 0 or high != 0 or difference != 0")
     groups = groups or {"": list(found.index)}
     lines: list[tuple[str, bool]] = []
     for heading, names in groups.items():
@@ -364,26 +369,26 @@ def differences(
             ax.plot(-limit, y, "<", color=VERMILLION)
             ax.text(-limit + 0.04 * limit, y, f"{value:.1f}".replace("-", "\N{MINUS SIGN}"), va="center", fontsize=9)
             continue
-        colour = VERMILLION if high < 0 else GREEN if low > 0 else BLUE
-        face = "white" if low <= 0 <= high else colour
-        ax.errorbar(value, y, xerr=[[value - low], [high - value]], fmt="o", color=colour, mfc=face, capsize=3)
+        color = VERMILLION if high < 0 else GREEN if low > 0 else BLUE
+        face = "white" if low <= 0 <= high else color
+        ax.errorbar(value, y, xerr=[[value - low], [high - value]], fmt="o", color=color, mfc=face, capsize=3)
     ax.set_yticks(range(len(lines)), [name for name, _ in lines])
     for tick, (_, is_heading) in zip(ax.get_yticklabels(), lines, strict=True):
         tick.set_fontweight("bold" if is_heading else "normal")
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(len(lines) - 0.4, -0.6)
     ax.set_xlim(-1.05 * limit, None)
-    ax.set_xlabel("points of accuracy against the baseline")
+    ax.set_xlabel("accuracy relative to the baseline, points")
     ax.grid(axis="x")
     return ax
 
 
 def _bars(successes: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """(2, bars): how far the Wilson interval reaches below and above each share, as errorbar takes it."""
-    shares = successes / n
+    """(2, bars): how far the Wilson interval reaches below and above each proportion, for errorbar."""
+    rates = successes / n
     intervals = [wilson_interval(int(s), int(m)) for s, m in zip(successes, n, strict=True)]
     low, high = np.reshape(intervals, (-1, 2)).T
-    return np.maximum([shares - low, high - shares], 0)  # rounding may put an end past a share of 0 or 1
+    return np.maximum([rates - low, high - rates], 0)  # rounding may put an end past a rate of 0 or 1
 
 
 @style()
@@ -410,25 +415,25 @@ def fusion_weights(net: MultiScaleFusionNet, ax: Axes | None = None, title: str 
         )
     ax = ax or plt.figure(figsize=(5.5, 0.42 * len(by_module) + 1.6)).add_subplot()
     ax.axvline(1, color=FAINT, linewidth=1, linestyle="--")
-    ax.set(xlabel="weight (dashed: the start)")
+    ax.set(xlabel="weight (dashed: initial value)")
     ax.set_title(title or "", pad=26)  # leaves room for the legend
     _three_marks(ax, by_module)
     return ax
 
 
 def _three_marks(ax: Axes, by_module: Mapping[str, Sequence[float]]) -> None:
-    """A row for each fusion module, and in it a mark for each of the three terms of eq. 5."""
+    """A row for each fusion module, with a marker for each of the three terms of eq. 5."""
     values, rows = np.array(list(by_module.values())), np.arange(len(by_module))  # (modules, 3)
     ax.axvline(0, color=FAINT, linewidth=1)
-    for column, (label, marker, colour) in enumerate(
+    for column, (label, marker, color) in enumerate(
         (
             ("w1 (this branch)", "o", BLUE),
             ("w2 (the other)", "s", VERMILLION),
             ("w3 (both, by 1x1)", "^", GREEN),
         )
     ):
-        # Apart in height, since before training all three lie on one spot.
-        ax.plot(values[:, column], rows + 0.2 * (column - 1), marker, color=colour, label=label)
+        # At different heights, since before training all three have the same value.
+        ax.plot(values[:, column], rows + 0.2 * (column - 1), marker, color=color, label=label)
     ax.set_yticks(rows, list(by_module))
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(axis="x")
@@ -439,9 +444,9 @@ def _three_marks(ax: Axes, by_module: Mapping[str, Sequence[float]]) -> None:
 def explanation(found: Explanation) -> Figure:
     """A face and why it got its label, in one figure: what :func:`fertools.inference.explanations.explain` found.
 
-    From the top: the face, and what each pixel and each region did to the score of the label; the
+    From the top: the face, and how each pixel and each region changes the score of the label; the
     probabilities, and what each branch did; what each fusion was made of, for this face; the nearest
-    examples. Vermillion speaks for the label, blue against it.
+    examples. Vermillion is evidence for the label, blue against it.
     """
     k, near = len(found.probabilities), found.nearest
     heights = [2.4, 0.24 * k + 0.8]
@@ -463,15 +468,15 @@ def explanation(found: Explanation) -> Figure:
         ax.set_axis_off()
 
     probabilities, branches = next(parts).subplots(1, 2)
-    colours = [VERMILLION if name == found.label else SKY for name in found.probabilities]
-    probabilities.barh(list(found.probabilities), list(found.probabilities.values()), color=colours)
+    colors = [VERMILLION if name == found.label else SKY for name in found.probabilities]
+    probabilities.barh(list(found.probabilities), list(found.probabilities.values()), color=colors)
     probabilities.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     probabilities.set(xlim=(0, 1), xlabel="probability")
     amounts = list(found.branches.values())
     names = [f"branch {scale}" for scale in found.branches]
     branches.barh(names, amounts, 0.5, color=[VERMILLION if amount > 0 else BLUE for amount in amounts])
     branches.axvline(0, color=FAINT, linewidth=1)
-    branches.set(xlabel="part in the log odds", ylim=(-0.75, len(names) - 0.25))
+    branches.set(xlabel="contribution to the log odds", ylim=(-0.75, len(names) - 0.25))
     for ax in (probabilities, branches):
         ax.invert_yaxis()
         ax.tick_params(axis="y", length=0)
@@ -482,11 +487,11 @@ def explanation(found: Explanation) -> Figure:
         _three_marks(
             ax,
             {
-                f"branch {f.scale} with {f.other}, " + ("ends" if f.size == END_SIZE else f"maps {f.size}"): f.shares
+                f"branch {f.scale} with {f.other}, " + ("ends" if f.size == END_SIZE else f"maps {f.size}"): f.fractions
                 for f in found.fusions
             },
         )
-        ax.set(xlabel="share in the sum of the fusion")
+        ax.set(xlabel="fraction of the fusion's sum")
 
     if near is not None and found.similarities is not None:
         part = next(parts)
@@ -501,9 +506,9 @@ def explanation(found: Explanation) -> Figure:
 
 def _for_and_against(ax: Axes, values: np.ndarray, limit: float, title: str) -> None:
     """A map of signed values, (H, W), white at 0."""
-    colours = LinearSegmentedColormap.from_list("for and against", [BLUE, "white", VERMILLION])
+    colors = LinearSegmentedColormap.from_list("for and against", [BLUE, "white", VERMILLION])
     limit = limit or 1.0
-    image = ax.imshow(values, cmap=colours, vmin=-limit, vmax=limit)
+    image = ax.imshow(values, cmap=colors, vmin=-limit, vmax=limit)
     ax.set_title(title, fontsize=10)
     bar = ax.figure.colorbar(image, ax=ax, orientation="horizontal", shrink=0.9, pad=0.04, extend="neither")
     bar.ax.xaxis.set_major_locator(MaxNLocator(3, symmetric=True))

@@ -16,7 +16,13 @@ from sklearn import metrics as sk
 from torch import nn
 from torchvision.transforms import v2
 
-from fertools.evaluation.calibration import abstention_threshold, apply_temperature, fit_temperature, reliability, risk_coverage
+from fertools.evaluation.calibration import (
+    abstention_threshold,
+    apply_temperature,
+    fit_temperature,
+    reliability,
+    risk_coverage,
+)
 from fertools.evaluation.metrics import Metrics, evaluate, row_rates, wilson_interval
 from fertools.evaluation.prediction import TTA, predict_log_proba
 from fertools.network import MultiScaleFusionNet, NetworkConfig
@@ -26,18 +32,13 @@ MEAN, STD = 129.5, 65.0
 
 
 @pytest.fixture
-def rng() -> np.random.Generator:
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
 def images(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 256, (9, 48, 48), dtype=np.uint8)
 
 
 @pytest.fixture
 def net() -> nn.Sequential:
-    """Sees every pixel with a weight of its own, so that no two views look the same to it."""
+    """Sees every pixel with a weight of its own, so that no two crops look the same to it."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(48 * 48, 4))
 
@@ -57,7 +58,7 @@ def some_probabilities(rng: np.random.Generator, n: int = 400, k: int = 4) -> tu
 # --- predict ----------------------------------------------------------------------------------
 
 
-def test_predict_is_the_log_softmax_of_the_normalised_image(net: nn.Sequential, images: np.ndarray) -> None:
+def test_predict_is_the_log_softmax_of_the_normalized_image(net: nn.Sequential, images: np.ndarray) -> None:
     weight, bias = (p.detach().numpy().astype(float) for p in net[2].parameters())
     x = (images.reshape(len(images), -1) - MEAN) / STD
     got = predict_log_proba(net, images, mean=MEAN, std=STD)
@@ -65,9 +66,9 @@ def test_predict_is_the_log_softmax_of_the_normalised_image(net: nn.Sequential, 
     np.testing.assert_allclose(np.exp(got), softmax(x @ weight.T + bias), atol=1e-5)
 
 
-@pytest.mark.parametrize("views", ["flip", "ten-crop"])
-def test_predict_averages_the_probabilities_that_torchvision_s_views_give(
-    net: nn.Sequential, images: np.ndarray, views: Views
+@pytest.mark.parametrize("tta", ["flip", "ten-crop"])
+def test_predict_averages_the_probabilities_of_torchvision_s_crops(
+    net: nn.Sequential, images: np.ndarray, tta: TTA
 ) -> None:
     x = torch.from_numpy(images)[:, None]
     peers = {
@@ -76,14 +77,14 @@ def test_predict_averages_the_probabilities_that_torchvision_s_views_give(
     }
     net.eval()
     with torch.no_grad():
-        wanted = torch.stack([net((view - MEAN) / STD).softmax(1) for view in peers[views](x)]).mean(0)
-    got = predict_log_proba(net, images, mean=MEAN, std=STD, tta=views)
+        wanted = torch.stack([net((crop - MEAN) / STD).softmax(1) for crop in peers[tta](x)]).mean(0)
+    got = predict_log_proba(net, images, mean=MEAN, std=STD, tta=tta)
     np.testing.assert_allclose(np.exp(got), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("views", ["flip", "ten-crop"])
-def test_a_mirrored_image_gets_the_same_answer(net: nn.Sequential, images: np.ndarray, views: Views) -> None:
-    a, b = (predict_log_proba(net, i, mean=MEAN, std=STD, tta=views) for i in (images, images[:, :, ::-1]))
+@pytest.mark.parametrize("tta", ["flip", "ten-crop"])
+def test_a_mirrored_image_gets_the_same_prediction(net: nn.Sequential, images: np.ndarray, tta: TTA) -> None:
+    a, b = (predict_log_proba(net, i, mean=MEAN, std=STD, tta=tta) for i in (images, images[:, :, ::-1]))
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
@@ -131,7 +132,7 @@ def test_predict_shows_progress_where_asked(
         ({"images": torch.zeros(2, 48, 48)}, "not torch.float32"),
         ({"std": 0.0}, "std above 0"),
         ({"mean": math.nan}, "finite"),
-        ({"views": "five"}, "one, flip, ten-crop, not 'five'"),
+        ({"tta": "five"}, "single-crop, flip, ten-crop, not 'five'"),
         ({"batch": 0}, "at least 1"),
     ],
 )
@@ -224,10 +225,10 @@ def test_evaluate_refuses(change: dict[str, Any], said: str) -> None:
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_interval_is_wilson_s(case: tuple[int, int]) -> None:
     k, n = case
-    z, share = 1.959963984540054, k / n
-    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    assert wilson_interval(k, n) == pytest.approx((centre - half, centre + half), abs=1e-9)
+    z, p = 1.959963984540054, k / n
+    center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert wilson_interval(k, n) == pytest.approx((center - half, center + half), abs=1e-9)
 
 
 def test_row_rates() -> None:
@@ -302,16 +303,16 @@ def test_temperature_refuses() -> None:
 @given(st.integers(0, 1000), st.integers(1, 30), st.floats(0.3, 1))
 def test_risk_coverage_against_counting(seed: int, n: int, target: float) -> None:
     rng = np.random.default_rng(seed)
-    # Hundredths, so that images share their top probability.
+    # Hundredths, so that images have equal top probabilities.
     first = rng.integers(0, 101, n) / 100
     p, labels = np.stack([first, 1 - first], 1), rng.integers(0, 2, n)
     curve = risk_coverage(p, labels)
     right = p.argmax(1) == labels
     best = math.inf
     for threshold, coverage, risk in zip(curve.thresholds, curve.coverage, curve.risk, strict=True):
-        answered = [i for i in range(n) if max(p[i]) >= threshold]
-        assert coverage == len(answered) / n
-        assert risk == pytest.approx(sum(not right[i] for i in answered) / len(answered))
+        kept = [i for i in range(n) if max(p[i]) >= threshold]
+        assert coverage == len(kept) / n
+        assert risk == pytest.approx(sum(not right[i] for i in kept) / len(kept))
         if 1 - risk >= target:
             best = min(best, threshold)
     assert sorted(set(p.max(1)), reverse=True) == list(curve.thresholds)

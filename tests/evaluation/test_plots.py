@@ -15,10 +15,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from fertools.evaluation import plots
 from fertools.data.synthetic import accuracy_by
+from fertools.evaluation import plots
 from fertools.evaluation.calibration import reliability, risk_coverage
 from fertools.evaluation.metrics import wilson_interval
+from fertools.models.registry import build
 from fertools.network import FeatureFusionModule, MultiScaleFusionNet, NetworkConfig
 
 CLASSES = ("anger", "happy", "sad")
@@ -31,7 +32,7 @@ ABLATION = pd.DataFrame(
         ("even", 1, -1, 3),
         ("lost", -78, -80, -75),
     ],
-    columns=["row", "difference", "low", "high"],
+    columns=["variant", "difference", "low", "high"],
 )
 
 
@@ -52,8 +53,8 @@ def ticks(axis: mpl.axis.Axis) -> list[str]:
 def contrast(a: str | tuple, b: str | tuple) -> float:
     """WCAG 2.2 contrast ratio, written out channel by channel."""
 
-    def luminance(colour: str | tuple) -> float:
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    def luminance(color: str | tuple) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     low, high = sorted((luminance(a), luminance(b)))
@@ -124,11 +125,11 @@ def test_confusion_matrix_of_counts() -> None:
 
 
 def test_confusion_matrix_is_legible_and_falls_in_lightness() -> None:
-    share = np.linspace(0, 1, 101)
+    rates = np.linspace(0, 1, 101)
     ax: Any = plots.confusion_matrix(np.diag(np.full(3, 5)), CLASSES)
-    colours = ax.images[0].to_rgba(share)
-    assert min(contrast(plots._ink_on(c), tuple(c[:3])) for c in colours) >= 4.5  # WCAG AA
-    from_white = [contrast("white", tuple(c[:3])) for c in colours]
+    colors = ax.images[0].to_rgba(rates)
+    assert min(contrast(plots._ink_on(c), tuple(c[:3])) for c in colors) >= 4.5  # WCAG AA
+    from_white = [contrast("white", tuple(c[:3])) for c in colors]
     assert (np.diff(from_white) > 0).all()
     for row in range(3):
         for column in range(3):
@@ -220,7 +221,7 @@ def test_class_recall_draws_bars_with_wilson_intervals() -> None:
     assert ax is given
 
 
-def test_class_recall_of_all_and_nothing() -> None:
+def test_class_recall_of_all_and_none() -> None:
     ax: Any = plots.class_recall([[5, 0], [5, 0]], ("a", "b"))
     assert texts(ax) == ["100.0%", "0.0%"]
     assert texts(plots.class_recall([[0, 0], [0, 0]], ("a", "b"))) == []
@@ -263,7 +264,7 @@ def test_risk_coverage_curve_marks_the_threshold() -> None:
     ax: Any = plots.risk_coverage_curve(curve, threshold=0.65, title="PublicTest")
     np.testing.assert_allclose(ax.lines[0].get_xydata(), [[0.25, 0], [0.5, 1 / 2], [0.75, 1 / 3], [1, 1 / 2]])
     np.testing.assert_allclose(ax.lines[1].get_xydata(), [[0.75, 1 / 3]])
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["from 0.65: 75.0% answered, 66.7% right"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["threshold 0.65: coverage 75.0%, accuracy 66.7%"]
     assert plots.risk_coverage_curve(curve).get_legend() is None
     with pytest.raises(ValueError, match="no image reaches the threshold 0.95; the highest is 0.9"):
         plots.risk_coverage_curve(curve, threshold=0.95)
@@ -296,7 +297,7 @@ def test_fusion_weights_shows_three_points_for_every_module() -> None:
 
 @pytest.mark.parametrize("config", [{"fusion": "add"}, {"scales": (48,)}])
 def test_fusion_weights_needs_some(config: dict[str, Any]) -> None:
-    net = MultiScaleFusionNet(NetworkConfig(width=2, units=1, hidden=8, **config))
+    net = build(NetworkConfig(width=2, units=1, hidden=8, **config))
     with pytest.raises(ValueError, match="no fusion weights to draw"):
         plots.fusion_weights(net)
 
@@ -316,7 +317,7 @@ def test_a_notebook_keeps_showing_figures_after_the_first() -> None:
 # --- differences ------------------------------------------------------------------------------
 
 
-def test_differences_fill_what_leaves_out_zero_and_write_what_leaves_the_axis() -> None:
+def test_differences_fill_what_excludes_zero_and_write_what_leaves_the_axis() -> None:
     ax = plots.differences(ABLATION)
     assert ticks(ax.yaxis) == ["better", "worse", "even", "lost"]
     marks = {
@@ -329,7 +330,7 @@ def test_differences_fill_what_leaves_out_zero_and_write_what_leaves_the_axis() 
     assert ax.get_xlim()[0] > -11
 
 
-def test_differences_stand_under_their_questions() -> None:
+def test_differences_are_grouped_under_headings() -> None:
     groups = {"first": ["even", "not run"], "nothing yet": ["not run"], "second": ["worse"]}
     ax = plots.differences(ABLATION, groups)
     assert ticks(ax.yaxis) == ["first", "even", "second", "worse"]
