@@ -1,4 +1,4 @@
-"""The built pages in a browser, from a plain static server without a way out: `make check`."""
+"""The built pages in a browser, from a plain static server, without other hosts: `make check`."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ if TYPE_CHECKING:
 
 HTML = Path(__file__).parents[2] / "_build" / "html"
 PAGES = [str(page.relative_to(HTML)) for page in sorted(HTML.rglob("*.html")) if "_static" not in page.parts]
-PAGES = [page for page in PAGES if page != "index.html"]  # leads on to the first chapter, and holds nothing
-COLOURS = ["color-contrast", "link-in-text-block"]  # the other rules look at what the themes share
-PHONE: ViewportSize = {"width": 390, "height": 844}  # CSS pixels of a common telephone
+PAGES = [page for page in PAGES if page != "index.html"]  # redirects to the first chapter
+COLORS = ["color-contrast", "link-in-text-block"]  # the other rules check what the themes share
+PHONE: ViewportSize = {"width": 390, "height": 844}  # CSS pixels of a common phone
 
 
-def opened(chromium: Browser, address: str) -> tuple[Page, list[str]]:
-    """The page in the light theme, once its formulas are set, and what it asked of other hosts by then."""
+def opened(chromium: Browser, address: str) -> tuple[Page, list[str], list[str]]:
+    """The page in the light theme, once its formulas are set; its requests to other hosts, and its script errors."""
     page = chromium.new_page(viewport={"width": 1280, "height": 844}, color_scheme="light")
     host = "/".join(address.split("/")[:3]) + "/"
     foreign: list[str] = []
+    errors: list[str] = []
 
     def note(request: Request) -> None:
         if request.url.startswith(("http", "ws")) and not request.url.startswith(host):
             foreign.append(request.url)
 
     page.on("request", note)
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(address, wait_until="load")
     page.wait_for_function("!window.MathJax || MathJax.startup?.promise")
     page.evaluate("window.MathJax && MathJax.startup.promise")
-    return page, foreign
+    return page, foreign, errors
 
 
 def serious(page: Page, rules: list[str]) -> list[dict[str, object]]:
@@ -47,27 +49,26 @@ def serious(page: Page, rules: list[str]) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_accessible_in_both_themes_offline_and_on_a_telephone(
-    served: str, chromium: Browser, name: str
-) -> None:
+def test_page_is_accessible_in_both_themes_offline_and_on_a_phone(served: str, chromium: Browser, name: str) -> None:
     axe = pytest.importorskip("axe_playwright_python")
-    page, foreign = opened(chromium, served + name)
+    page, foreign, errors = opened(chromium, served + name)
     try:
         page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
         found = {"light": serious(page, [])}
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        found["dark"] = serious(page, COLOURS)
+        found["dark"] = serious(page, COLORS)
         page.set_viewport_size(PHONE)
         wide = page.evaluate("document.documentElement.scrollWidth")
     finally:
         page.close()
     assert not any(found.values()), json.dumps(found, indent=1)
     assert wide <= PHONE["width"], f"{name} is {wide} pixels wide: what does not fit must scroll by itself"
-    assert not foreign, "asked of other hosts"
+    assert not foreign, "requested from other hosts"
+    assert not errors, "errors in the page's scripts"
 
 
 def test_search_finds_a_word_of_a_chapter(served: str, chromium: Browser) -> None:
-    page, _ = opened(chromium, served + "search.html?q=sigmoid")
+    page, *_ = opened(chromium, served + "search.html?q=sigmoid")
     try:
         page.wait_for_selector("#search-results ul.search li a", timeout=20_000)
         assert page.locator("#search-results ul.search li a").count() > 0

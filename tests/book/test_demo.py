@@ -275,7 +275,7 @@ class Visit:
         return self.page.get_by_role("button", name=name, exact=True)
 
     def wait_for(self, part: str, words: str) -> None:
-        """Until a part of the page holds the words."""
+        """Until a part of the page contains the words."""
         self.page.wait_for_function(
             "([part, words]) => document.getElementById(part).textContent.includes(words)", arg=[f"demo-{part}", words]
         )
