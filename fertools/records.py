@@ -91,8 +91,8 @@ class Record:
             RunError: there is no such run, it has not finished, or its record is damaged or of a newer
                 version of fertools.
 
-        >>> Record.load("synthetic")
-        Record('synthetic': synthetic on synthetic, PrivateTest 91.30 %)
+        >>> Record.load("wide-fer2013")
+        Record('wide-fer2013': cpu-fer2013 on fer2013, PrivateTest 68.04 %)
         """
         folder = find_run(run, runs)
         path = folder / "record.json"

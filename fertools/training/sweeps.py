@@ -582,11 +582,3 @@ def _save_groups(sweep: Sweep, done: set[str], faces: FaceSet, runs: str | Path 
     if groups:
         with atomic_write(runs_folder(runs) / sweep.name / "groups.json") as part:
             part.write_text(json.dumps(groups) + "\n")
-
-
-def load_groups(folder: Path) -> dict[str, np.ndarray]:
-    """A sweep's ``groups.json``: run name -> numbers of persons, (test images,); empty without the file."""
-    path = folder / "groups.json"
-    if not path.exists():
-        return {}
-    return {name: np.array(numbers) for name, numbers in json.loads(path.read_text()).items()}

@@ -18,8 +18,8 @@ from fertools.data.splits import kfold
 from fertools.errors import Interrupted, RunError, SweepError
 from fertools.network import MultiScaleFusionNet
 from fertools.recipes import recipe
-from fertools.records import Record
-from fertools.training.sweeps import OnRay, Sweep, load_groups, run_sweep
+from fertools.records import Record, load_groups
+from fertools.training.sweeps import OnRay, Sweep, run_sweep
 from fertools.training.trainer import Trainer, train
 
 SWEEPS = Path(__file__).parents[1] / "data" / "sweeps"
