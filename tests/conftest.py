@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,22 @@ settings.register_profile("fertools", deadline=None, derandomize=True, database=
 settings.load_profile("fertools")
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "fer2013"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forced_bf16() -> Iterator[None]:
+    """``FERTOOLS_TEST_BF16=on`` or ``off`` runs the tests as on a CPU with or without bf16 arithmetic."""
+    forced = os.environ.get("FERTOOLS_TEST_BF16")
+    if not forced:
+        yield
+        return
+    if forced not in ("on", "off"):
+        raise pytest.UsageError(f"FERTOOLS_TEST_BF16={forced}: expected on or off")
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: forced == "on")
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,21 +13,22 @@ import torch.nn.functional as F
 from scipy.ndimage import correlate
 from torch import Tensor, nn
 
+from fertools.models.fusions import FUSIONS
+from fertools.models.registry import build
+from fertools.models.resampling import Resample, resampling_matrix
 from fertools.network import (
     BasicFeatureExtractionUnit,
     FeatureExtractionModule,
     FeatureFusionModule,
     MultiScaleFusionNet,
     NetworkConfig,
-    Resample,
     halvings,
-    resampling_matrix,
 )
 
 SMALL = NetworkConfig(width=4)
 
 
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
     """Every parameter and statistic away from its special starting value (1, 0)."""
     generator = torch.Generator().manual_seed(seed)
     for tensor in module.state_dict().values():
@@ -45,7 +48,7 @@ def conv(x: np.ndarray, layer: nn.Conv2d) -> np.ndarray:
     return out if layer.bias is None else out + layer.bias.detach().numpy()[:, None, None]
 
 
-def normalise(x: np.ndarray, norm: nn.BatchNorm2d, first: int = 0) -> np.ndarray:
+def normalize(x: np.ndarray, norm: nn.BatchNorm2d, first: int = 0) -> np.ndarray:
     rows = slice(first, first + len(x))
     mean, var, weight, bias = (
         t.detach().numpy()[rows, None, None] for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
@@ -54,15 +57,15 @@ def normalise(x: np.ndarray, norm: nn.BatchNorm2d, first: int = 0) -> np.ndarray
 
 
 def bfeu(m: np.ndarray, unit: BasicFeatureExtractionUnit, order: str = "before", call: int = 0) -> np.ndarray:
-    """Equations 2 to 4, with the normalisation where ``order`` says."""
+    """Equations 2 to 4, with the normalization where ``order`` says."""
     q, first = [], 0
     for layer in unit.convs:
         x = conv(m, layer)
         if order == "before":
-            x = normalise(x, unit.norm.calls[call], first)
+            x = normalize(x, unit.norm.calls[call], first)
         x = np.maximum(x, 0)
         if order == "after":
-            x = normalise(x, unit.norm.calls[call], first)
+            x = normalize(x, unit.norm.calls[call], first)
         q.append(x)
         first += len(x)
     return conv(np.concatenate(q), unit.proj)
@@ -85,6 +88,10 @@ def ffm(f1: np.ndarray, f2: np.ndarray, module: FeatureFusionModule, sigmoid: bo
     return 1 / (1 + np.exp(-out)) if sigmoid else out
 
 
+def fusion_module(channels: int, config: NetworkConfig) -> FeatureFusionModule:
+    return FUSIONS[config.fusion](channels, config)
+
+
 def images(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
@@ -93,22 +100,22 @@ def images(*shape: int, seed: int = 1) -> Tensor:
 @pytest.mark.parametrize("order", ["before", "after", "none"])
 def test_bfeu_is_equations_2_to_4(kernels: tuple[int, ...], order: str) -> None:
     config = dataclasses.replace(SMALL, kernels=kernels, norm=order)
-    unit = randomised(BasicFeatureExtractionUnit(4, config))
+    unit = randomized(BasicFeatureExtractionUnit(4, config))
     x = images(1, 4, 9, 9)
     assert [layer.kernel_size for layer in unit.convs] == [(k, k) for k in kernels]
     np.testing.assert_allclose(unit(x)[0].detach(), bfeu(x[0].numpy(), unit, order), rtol=1e-4, atol=1e-4)
 
 
 def test_fem_is_equation_1_and_a_max_pool() -> None:
-    module = randomised(FeatureExtractionModule(4, SMALL))
+    module = randomized(FeatureExtractionModule(4, SMALL))
     x = images(1, 4, 12, 12)
     assert len(module.units) == 3
     np.testing.assert_allclose(module(x)[0].detach(), fem(x[0].numpy(), module), rtol=1e-4, atol=1e-4)
 
 
 def test_fem_without_residual_lacks_the_input() -> None:
-    module = randomised(FeatureExtractionModule(4, SMALL))
-    plain = randomised(FeatureExtractionModule(4, dataclasses.replace(SMALL, residual=False)))
+    module = randomized(FeatureExtractionModule(4, SMALL))
+    plain = randomized(FeatureExtractionModule(4, dataclasses.replace(SMALL, residual=False)))
     plain.load_state_dict(module.state_dict())
     x = torch.ones(1, 4, 12, 12)  # constant, so that max(y + 1) = max(y) + 1
     torch.testing.assert_close(module(x), plain(x) + 1)
@@ -119,7 +126,7 @@ def test_ffm_is_equation_5(sigmoid: bool) -> None:
     config = dataclasses.replace(SMALL, fusion_activation="sigmoid" if sigmoid else "identity")
     module = FeatureFusionModule(4, config)
     assert module.w.tolist() == [1, 1, 1]
-    randomised(module)
+    randomized(module)
     f1, f2 = images(1, 4, 6, 6), images(1, 4, 6, 6, seed=2)
     wanted = ffm(f1[0].numpy(), f2[0].numpy(), module, sigmoid)
     np.testing.assert_allclose(module(f1, f2)[0].detach(), wanted, rtol=1e-4, atol=1e-5)
@@ -127,17 +134,17 @@ def test_ffm_is_equation_5(sigmoid: bool) -> None:
 
 def test_the_two_fusions_that_section_2_3_argues_against() -> None:
     f1, f2 = images(1, 4, 6, 6), images(1, 4, 6, 6, seed=2)
-    add = FeatureFusionModule(4, dataclasses.replace(SMALL, fusion="add"))
+    add = fusion_module(4, dataclasses.replace(SMALL, fusion="add"))
     assert list(add.parameters()) == []
     torch.testing.assert_close(add(f1, f2), f1 + f2)
-    concatenate = FeatureFusionModule(4, dataclasses.replace(SMALL, fusion="concatenate"))
-    wanted = conv(torch.cat([f1, f2], 1)[0].numpy(), concatenate.join)
+    concatenate = fusion_module(4, dataclasses.replace(SMALL, fusion="concatenate"))
+    wanted = conv(torch.cat([f1, f2], 1)[0].numpy(), concatenate.proj)
     np.testing.assert_allclose(concatenate(f1, f2)[0].detach(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_per_channel_are_equation_5_for_each_channel() -> None:
-    module = FeatureFusionModule(4, dataclasses.replace(SMALL, fusion="per-channel"))
-    randomised(module)
+    module = fusion_module(4, dataclasses.replace(SMALL, fusion="per-channel"))
+    randomized(module)
     w1, w2, w3 = module.w.detach().numpy()  # each (C, 1, 1)
     assert w1.shape == (4, 1, 1)
     f1, f2 = images(2, 4, 6, 6), images(2, 4, 6, 6, seed=2)
@@ -148,8 +155,8 @@ def test_weights_per_channel_are_equation_5_for_each_channel() -> None:
 
 @pytest.mark.parametrize("width", [4, 20])  # the gate's middle has 4 and 5 numbers
 def test_excited_weights_are_the_formula_of_the_docstring(width: int) -> None:
-    module = FeatureFusionModule(width, NetworkConfig(width=width, fusion="excite"))
-    randomised(module)
+    module = fusion_module(width, NetworkConfig(width=width, fusion="excite"))
+    randomized(module)
     u, v = module.gate[1], module.gate[3]
     assert len(u.weight) == max(4, width // 4)
     f1, f2 = images(2, width, 6, 6), images(2, width, 6, 6, seed=2)
@@ -167,8 +174,8 @@ def test_excited_weights_are_the_formula_of_the_docstring(width: int) -> None:
 @pytest.mark.parametrize("fusion", ["per-channel", "excite"])
 def test_fusions_beyond_the_paper_start_as_equation_5(fusion: str) -> None:
     plain = FeatureFusionModule(8, NetworkConfig(width=8))
-    module = FeatureFusionModule(8, NetworkConfig(width=8, fusion=fusion))
-    module.proj.load_state_dict(plain.join.state_dict())
+    module = fusion_module(8, NetworkConfig(width=8, fusion=fusion))
+    module.proj.load_state_dict(plain.proj.state_dict())
     f1, f2 = images(3, 8, 6, 6), images(3, 8, 6, 6, seed=2)
     torch.testing.assert_close(module(f1, f2), plain(f1, f2))
     with torch.autocast("cpu", torch.bfloat16):
@@ -179,7 +186,7 @@ def test_drop_path_lets_an_image_pass_by_the_residual_alone() -> None:
     """In training every image is pool(F), with probability p, or else pool(F + R(F) / (1 - p))."""
     config = dataclasses.replace(SMALL, norm="none")  # no statistics of a batch: every image by itself
     plain = FeatureExtractionModule(4, config)
-    randomised(plain)
+    randomized(plain)
     module = FeatureExtractionModule(4, dataclasses.replace(config, drop_path=0.25))
     module.load_state_dict(plain.state_dict())
     x = images(1, 4, 6, 6)
@@ -193,7 +200,7 @@ def test_drop_path_lets_an_image_pass_by_the_residual_alone() -> None:
     torch.testing.assert_close(module.eval()(x), plain(x))
 
 
-def test_sigmoid_after_normalisation_is_normalised() -> None:
+def test_sigmoid_after_normalization_is_normalized() -> None:
     config = dataclasses.replace(SMALL, fusion_activation="sigmoid", fusion_norm="after")
     out = FeatureFusionModule(4, config).train()(images(8, 4, 6, 6), images(8, 4, 6, 6, seed=2))
     torch.testing.assert_close(out.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
@@ -209,7 +216,7 @@ def test_sigmoid_after_normalisation_is_normalised() -> None:
 @pytest.mark.parametrize("kind", ["bicubic", "bilinear", "nearest"])
 def test_resampling_equals_interpolate_in_value_and_gradient(size: int, kind: str) -> None:
     x = images(2, 3, 48, 48).double().requires_grad_()
-    ours = Resample(size, kind).double()(x)
+    ours = Resample(48, size, kind).double()(x)
     options = {} if kind == "nearest" else {"align_corners": False}
     theirs = F.interpolate(x, size=(size, size), mode=kind, **options)
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
@@ -231,7 +238,7 @@ def test_resampling_keeps_a_constant_and_mirrors_with_the_image() -> None:
 
 def test_forward_is_the_drawing() -> None:
     """Figure 1 as our reading draws it, module by module, without the network's own loop."""
-    net = randomised(MultiScaleFusionNet(SMALL))
+    net = randomized(MultiScaleFusionNet(SMALL))
     for p in net.parameters():
         p.data *= 0.3  # keeps the sums of four modules in float32's comfortable range
     x = images(1, 1, 48, 48)
@@ -240,7 +247,7 @@ def test_forward_is_the_drawing() -> None:
         mode = {"mode": "bicubic", "align_corners": False}
         return F.interpolate(torch.from_numpy(planes)[None], size=(size, size), **mode)[0].numpy()
 
-    stem = np.maximum(normalise(conv(x[0].numpy(), net.stem[0]), net.stem[1]), 0)
+    stem = np.maximum(normalize(conv(x[0].numpy(), net.stem[0]), net.stem[1]), 0)
     extract = {size: net.extract[str(size)][0] for size in (96, 48, 24, 12)}
     middle, bottom = net.fuse[1], net.fuse[2]
 
@@ -353,7 +360,7 @@ def test_a_width_per_map_size() -> None:
 )
 def test_a_gradient_reaches_every_parameter(changes: dict) -> None:
     torch.manual_seed(0)
-    net = MultiScaleFusionNet(dataclasses.replace(SMALL, dropout=0.0, **changes))
+    net = build(dataclasses.replace(SMALL, dropout=0.0, **changes))
     for name, p in net.named_parameters():
         if name.endswith("gate.3.weight"):  # starts at 0, where nothing reaches the layer below
             nn.init.normal_(p)
@@ -430,3 +437,26 @@ def test_drop_path_needs_a_residual_to_pass_by() -> None:
 def test_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         NetworkConfig().width = 3  # type: ignore[misc]
+
+
+def test_the_class_itself_builds_only_the_papers_fusion() -> None:
+    with pytest.raises(ValueError, match=r"fusion='add' is not the paper's: .*registry.build"):
+        MultiScaleFusionNet(NetworkConfig(fusion="add"))
+
+
+@pytest.mark.parametrize(("fusion", "n"), [("weighted", 7), ("per-channel", 7), ("excite", 7), ("concatenate", 0)])
+def test_fusion_weights_and_nothing_else_ask_not_to_decay(fusion: str, n: int) -> None:
+    net = build(dataclasses.replace(SMALL, fusion=fusion))
+    assert isinstance(net, MultiScaleFusionNet)
+    names = net.no_weight_decay()
+    assert len(names) == n
+    weights = {name for name, p in net.named_parameters() if len(p) == 3 and "fuse" in name}
+    assert names == weights - {name for name in weights if "gate" in name}
+
+
+def test_the_paper_needs_only_torch_and_numpy() -> None:
+    """Importing the network is as fast as importing PyTorch."""
+    code = "import torch, sys; before = set(sys.modules); import fertools.network; print(*(set(sys.modules) - before))"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert "fertools.network" in found
+    assert {name.partition(".")[0] for name in found} <= {"fertools", "numpy", *sys.stdlib_module_names}

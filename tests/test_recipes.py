@@ -57,7 +57,7 @@ def test_step_schedule_is_pytorchs_multi_step() -> None:
         peer.step()
 
 
-def test_one_cycle_rises_and_falls_per_step() -> None:
+def test_cosine_warms_up_and_falls_per_step() -> None:
     config = TrainConfig(epochs=10, schedule="cosine", warmup=0.2, learning_rate=0.05)
     rates = [config.learning_rate_at(step, 100) for step in range(1000)]
     assert rates[0] < 0.001
@@ -95,13 +95,13 @@ def test_overrides_reach_every_level() -> None:
         ("network=5", "no field 'network'"),
         ("epochs.more=5", "no field"),
         ("epochs", "write field=value"),
-        ("epochs=many", "epochs='many' does not fit; expected int"),
-        ("epochs=1.5", "expected int"),
-        ("nesterov=1", "expected bool"),
-        ("schedule=cosine", "expected one of step, cosine"),
+        ("epochs=many", "epochs='many' does not fit; expected a whole number"),
+        ("epochs=1.5", "expected a whole number"),
+        ("nesterov=1", "expected true or false"),
+        ("schedule=cosin", "schedule='cosin' is not one of step, cosine"),
         ("network.width=wide", "does not fit"),
-        ("network.fusion=squeeze", "expected one of weighted, per-channel, excite, add, concatenate"),
-        ("targets=faces", "expected one of labels, majority, votes"),
+        ("network.fusion=squeeze", "is not one of weighted, per-channel, excite, add, concatenate"),
+        ("targets=faces", "is not one of labels, majority, votes"),
         ("network.width=1,2", "needs one width for each"),
         ("learning_rate=0", "must be above 0"),
         ("fold=10", "from 0 to 9"),

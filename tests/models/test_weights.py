@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fertools.errors import WeightsError
+from fertools.models.weights import ModelMetadata, load_network, load_weights, save_network
 from fertools.network import MultiScaleFusionNet, NetworkConfig
-from fertools.models.weights import load_network, load_weights, save_network
 
-SMALL = NetworkConfig(width=(2, 3), scales=(12, 24), units=1, fusion_activation="sigmoid")
+SMALL = NetworkConfig(classes=2, width=(2, 3), scales=(12, 24), units=1, fusion_activation="sigmoid")
+METADATA = ModelMetadata(SMALL, ("a", "b"), mean=1.5, std=2.0, temperature=1.25, threshold=0.5)
 
 
 @pytest.fixture
@@ -19,18 +21,17 @@ def saved(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     path = tmp_path / "model.safetensors"
     net = MultiScaleFusionNet(SMALL).to(memory_format=torch.channels_last)
-    save_network(path, net, {"classes": ["a", "b"], "pixels": {"mean": 1.5, "std": 2.0}})
+    save_network(path, net, METADATA)
     return path
 
 
 def test_a_network_comes_back_as_it_was(saved: Path) -> None:
     torch.manual_seed(0)
     original = MultiScaleFusionNet(SMALL).eval()
-    net, about = load_network(saved)
+    net, metadata = load_network(saved)
     assert net.config == SMALL
     assert not net.training
-    assert about["classes"] == ["a", "b"]
-    assert metadata["pixels"] == {"mean": 1.5, "std": 2.0}
+    assert metadata == METADATA
     x = torch.randn(2, 1, 48, 48)
     assert torch.equal(net(x), original(x))
     assert load_file(saved).keys() == original.state_dict().keys()  # any safetensors reader reads it
@@ -66,14 +67,15 @@ def test_a_strangers_safetensors_is_refused(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, path)
     with pytest.raises(WeightsError, match="not fertools' description"):
         load_network(path)
-    save_file({"x": torch.zeros(2)}, path, {"fertools": json.dumps({"network": {"widht": 3}})})
+    header = {"network": {"widht": 3}, "classes": ["a"], "mean": 1.5, "std": 2.0}
+    save_file({"x": torch.zeros(2)}, path, {"fertools": json.dumps(header)})
     with pytest.raises(WeightsError, match="no field widht"):
         load_network(path)
 
 
 def test_wrong_shapes_and_names_are_named(saved: Path) -> None:
-    tensors, about = load_weights(saved)
-    header = {"fertools": json.dumps(about)}
+    tensors, metadata = load_weights(saved)
+    header = {"fertools": json.dumps(metadata)}
     wider = dict(tensors, **{"head.1.weight": torch.zeros(256, 7)})
     save_file(wider, saved, header)
     with pytest.raises(WeightsError, match=r"head\.1\.weight has shape \(256, 7\), the network wants \(256, 108\)"):
@@ -93,6 +95,36 @@ def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("fertools.models.weights.save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        save_network(saved, MultiScaleFusionNet(SMALL), {})
+        save_network(saved, MultiScaleFusionNet(SMALL), METADATA)
     assert saved.read_bytes() == before
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_folder_is_no_weights_file(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights at .*, which is a folder"):
+        load_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"std": 0.0}, "std=0.0 is not a number above 0"),
+        ({"mean": float("nan")}, "mean=nan is not a number"),
+        ({"mean": "dark"}, "mean='dark' is not a number"),
+        ({"temperature": -1.0}, "temperature=-1.0 is not a number above 0"),
+        ({"threshold": -0.1}, "threshold=-0.1 is not a number from 0"),
+        ({"classes": ("a",)}, "the network has 2 classes"),
+    ],
+)
+def test_wrong_metadata_is_refused_by_name(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(METADATA, **change)
+
+
+@pytest.mark.parametrize("missing", ["network", "classes", "mean", "std"])
+def test_metadata_without_a_field_is_refused(missing: str) -> None:
+    assert ModelMetadata.from_dict(json.loads(json.dumps(METADATA.to_dict()))) == METADATA
+    with pytest.raises(ValueError, match=f"incomplete or unknown metadata: .*{missing}"):
+        ModelMetadata.from_dict({key: value for key, value in METADATA.to_dict().items() if key != missing})
+    with pytest.raises(ValueError, match="incomplete or unknown metadata: .*wings"):
+        ModelMetadata.from_dict(METADATA.to_dict() | {"wings": 2})

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +21,12 @@ from fertools.errors import Interrupted, RunError, SweepError
 from fertools.network import MultiScaleFusionNet
 from fertools.recipes import recipe
 from fertools.records import Record, load_groups
+from fertools.training import sweeps
+from fertools.training.checkpoints import load_checkpoint, lock_folder
 from fertools.training.sweeps import OnRay, Sweep, run_sweep
 from fertools.training.trainer import Trainer, train
 
-SWEEPS = Path(__file__).parents[1] / "data" / "sweeps"
+SWEEPS = Path(__file__).parents[2] / "data" / "sweeps"
 RUNS = SWEEPS.parent / "runs"
 CHANGES = [
     "network.width=2,2",
@@ -31,6 +35,7 @@ CHANGES = [
     "network.hidden=4",
     "folds=2",
     "epochs=2",
+    "precision=fp32",
 ]
 TOY = f"""
 data = "toy"
@@ -40,11 +45,13 @@ set = {CHANGES}
 fold = [0, 1]
 """
 
+PATHS = [str(Path(__file__).parents[1])]  # of toy.py, for the processes that the tests start
+
 # Makes the sweep in a process that is killed right after the first checkpoint of its second run.
 SCRIPT = f"""
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {PATHS!r}
 from toy import toy_faces
 from fertools.training.sweeps import Sweep, run_sweep
 from fertools.training.trainer import Trainer
@@ -54,7 +61,18 @@ def save_and_die(self):
     if self.folder.name == "fold-1":
         os.kill(os.getpid(), signal.SIGKILL)
 Trainer.save = save_and_die
-run_sweep(Sweep.read(Path(sys.argv[1])), toy_faces(), runs=Path(sys.argv[2]), device="cpu", progress=False)
+run_sweep(Sweep.read(Path(sys.argv[1])), toy_faces(), runs=Path(sys.argv[2]), device="cpu", jobs=1, progress=False)
+"""
+
+# Makes the sweep in two processes.
+IN_PROCESSES = f"""
+import sys
+from pathlib import Path
+sys.path[:0] = {PATHS!r}
+from toy import toy_faces
+from fertools.training.sweeps import Sweep, run_sweep
+if __name__ == "__main__":
+    run_sweep(Sweep.read(Path(sys.argv[1])), toy_faces(), runs=Path(sys.argv[2]), device="cpu", jobs=2, progress=False)
 """
 
 
@@ -66,7 +84,8 @@ def read(folder: Path, text: str, name: str = "try") -> Sweep:
 
 def quick(sweep: Sweep, runs: Path, **options: object) -> list[str]:
     said: list[str] = []
-    run_sweep(sweep, toy_faces(), runs=runs, device="cpu", say=said.append, progress=False, **options)  # type: ignore[arg-type]
+    options = {"jobs": 1, "progress": False} | options
+    run_sweep(sweep, toy_faces(), runs=runs, device="cpu", say=said.append, **options)  # type: ignore[arg-type]
     return said
 
 
@@ -92,7 +111,7 @@ def same_runs(sweep: Sweep, one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """As a worker of Ray has: the order of sums hangs on it, and runs are compared to the last bit."""
+    """As the processes of a sweep have: the order of sums depends on it, and runs are compared bit for bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -174,7 +193,14 @@ def test_a_name_holds_what_varies(tmp_path: Path, more: str, names: list[str]) -
         (TOY.replace("[0, 1]", "3"), "fold = 3: expected a list of values"),
         (TOY.replace("[0, 1]", "[0, 0]"), "two runs would be called fold-0"),
         (TOY.replace("[0, 1]", "[0, 2]"), "fold-2: .*must be from 0 to 1"),
-        (TOY.replace("[0, 1]", '["x"]'), "fold-x: .*expected int"),
+        (TOY.replace("[0, 1]", '["x"]'), "fold-x: .*expected a whole number"),
+        (
+            TOY.replace("[0, 1]", '["1 #/../../../ESCAPED"]'),
+            "a run's name = 'fold-1 #/../../../ESCAPED' is no name for",
+        ),
+        (TOY.replace("[0, 1]", '["1 # one"]'), "a run's name = 'fold-1 # one' is no name for"),
+        (TOY.replace("[0, 1]", f"{list(range(200))}\nmomentum = {list(range(100))}"), "20,000 runs, more than 10,000"),
+        (TOY + '[[run]]\nname = ".."\nset = []', "no name for a folder"),
         (TOY.replace("cpu-ckplus", "cpu-ck"), "did you mean 'cpu-ckplus'"),
         (TOY.replace("'epochs=2'", "'epochs=2', 'fold=1'"), "fold is set twice"),
         (TOY.replace("'epochs=2'", "'epochs=2', 3"), "expected texts"),
@@ -263,7 +289,7 @@ def test_a_record_of_another_run_is_refused_by_name(undisturbed: Path, tmp_path:
     with pytest.raises(SweepError, match="set is 'toy' there and 'ckplus48' here"):
         other.state(other.runs[0], undisturbed)
     other = read(tmp_path, TOY)
-    with pytest.raises(SweepError, match="data is 'sha256:"):
+    with pytest.raises(SweepError, match=r"data\.content is 'sha256:"):
         other.state(other.runs[0], undisturbed, toy_faces(seed=1))
     other = read(tmp_path, 'init = "nosuch"' + TOY)
     with pytest.raises(RunError, match="there is no run at"):
@@ -321,7 +347,8 @@ def test_a_signal_stops_it_between_runs_or_with_a_checkpoint(
     with pytest.raises(Interrupted, match="of 2 runs are done"):
         quick(toy_sweep, tmp_path)
     first = tmp_path / "try" / "fold-0"
-    assert [path.name for path in first.glob("*check*")] == (["checkpoint.safetensors"] if when == "save" else [])
+    left = {"checkpoint.safetensors", "checkpoint.previous.safetensors"} if when == "save" else set()
+    assert {path.name for path in first.glob("*check*")} == left
     assert not (tmp_path / "try" / "fold-1").exists()
     said = quick(toy_sweep, tmp_path)
     assert said[0] == f"1 of 2  fold-0: {'continues' if when == 'save' else 'has its record'}"
@@ -347,6 +374,154 @@ def test_killed_in_the_middle_it_ends_as_if_it_had_not_been(
     assert said[2].startswith("2 of 2  fold-1: done, ")
     assert [Record.load(tmp_path / "try" / name).resumed for name in ("fold-0", "fold-1")] == [0, 1]
     same_runs(toy_sweep, tmp_path, undisturbed)
+
+
+def test_a_sweep_file_cannot_leave_the_folder_of_the_runs(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"the file's name = '\.\.' is no name for a folder"):
+        read(tmp_path, TOY, name="..")
+    sweep = read(tmp_path, TOY)
+    for run in sweep.runs:
+        assert sweep.folder(run, tmp_path).resolve().is_relative_to(tmp_path.resolve())
+
+
+def test_millions_of_combinations_are_refused_at_once(tmp_path: Path) -> None:
+    fields = ("momentum", "fold", "step_size", "batch_size")
+    varied = "".join(f"{field} = {list(range(1, 101))}\n" for field in fields)
+    start = time.monotonic()
+    with pytest.raises(SweepError, match="these are 100,000,000 runs, more than 10,000"):
+        read(tmp_path, TOY.replace("fold = [0, 1]", varied))
+    assert time.monotonic() - start < 5
+
+
+# --- In several processes ---
+
+
+def test_two_processes_make_the_records_that_one_makes(toy_sweep: Sweep, undisturbed: Path, tmp_path: Path) -> None:
+    before = dict(os.environ)
+    said = quick(toy_sweep, tmp_path, jobs=2)
+    assert said[:2] == ["1 of 2  fold-0: begins", "2 of 2  fold-1: begins"]
+    assert sorted(line.split(",")[0] for line in said[2:]) == ["1 of 2  fold-0: done", "2 of 2  fold-1: done"]
+    same_runs(toy_sweep, tmp_path, undisturbed)
+    assert [Record.load(tmp_path / "try" / f"fold-{k}").environment["threads"] for k in (0, 1)] == [1, 1]
+    assert load_groups(tmp_path / "try").keys() == {"fold-0", "fold-1"}
+    assert dict(os.environ) == before
+    assert quick(toy_sweep, tmp_path, jobs=2) == ["1 of 2  fold-0: has its record", "2 of 2  fold-1: has its record"]
+
+
+def test_by_default_a_cpu_has_a_process_for_each_core(
+    toy_sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def one(todo: list, common: dict, begin: object) -> Iterator:
+        seen.append(1)
+        return iter(())
+
+    def several(todo: list, common: dict, begin: object, jobs: int) -> Iterator:
+        seen.append(jobs)
+        return iter(())
+
+    monkeypatch.setattr(sweeps, "_one_by_one", one)
+    monkeypatch.setattr(sweeps, "_in_processes", several)
+    monkeypatch.setattr(sweeps, "physical_cores", lambda: 8)
+    many = read(tmp_path, TOY.replace("folds=2", "folds=20").replace("[0, 1]", str(list(range(20)))), "many")
+    single = read(tmp_path, TOY.replace("[0, 1]", "[0]"), "single")
+    for sweep, jobs in ((many, 8), (toy_sweep, 2), (single, 1)):
+        with pytest.raises(Interrupted):
+            quick(sweep, tmp_path, jobs=None)
+        assert seen.pop() == jobs
+    monkeypatch.setattr(sweeps, "pick_device", lambda name: torch.device("cuda"))
+    with pytest.raises(Interrupted):
+        quick(toy_sweep, tmp_path, jobs=None)
+    assert seen.pop() == 1
+    with pytest.raises(SweepError, match="0 jobs: at least 1 is needed"):
+        quick(toy_sweep, tmp_path, jobs=0)
+
+
+@pytest.mark.parametrize("to", ["parent", "group"])
+def test_sigterm_stops_all_processes_with_checkpoints_and_the_same_command_continues(tmp_path: Path, to: str) -> None:
+    """Sent to the sweep alone, or by a terminal or a batch system to every process of it."""
+    file, script = tmp_path / "try.toml", tmp_path / "script.py"
+    file.write_text(TOY.replace("epochs=2", "epochs=2000"))
+    script.write_text(IN_PROCESSES)
+    folders = [tmp_path / "try" / f"fold-{k}" for k in (0, 1)]
+    with subprocess.Popen(
+        [sys.executable, str(script), str(file), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        while process.poll() is None and not all((folder / "checkpoint.safetensors").exists() for folder in folders):
+            time.sleep(0.01)
+        (os.kill if to == "parent" else os.killpg)(process.pid, signal.SIGTERM)
+        out, err = process.communicate()
+    assert process.returncode == 1
+    assert err.rstrip().endswith("the sweep try was stopped: 0 of 2 runs are done. The same command continues.")
+    assert out.count("stopped, stopped in epoch") == 2
+    steps = []
+    for folder in folders:
+        checkpoint = load_checkpoint(folder)
+        assert checkpoint is not None
+        assert not (folder / "in-use.lock").exists()
+        steps.append(checkpoint.progress.step)
+    said = []
+    with pytest.raises(Interrupted):
+        run_sweep(
+            Sweep.read(file),
+            toy_faces(),
+            runs=tmp_path,
+            device="cpu",
+            jobs=1,
+            minutes=1e-3,
+            say=said.append,
+            progress=False,
+        )
+    assert said[0] == "1 of 2  fold-0: continues"
+    after = load_checkpoint(folders[0])
+    assert after is not None
+    assert after.progress.step > steps[0]
+    assert after.progress.resumed == 1
+
+
+def test_stopped_in_two_processes_it_ends_as_if_it_had_not_been(
+    toy_sweep: Sweep, undisturbed: Path, tmp_path: Path
+) -> None:
+    for run in toy_sweep.runs:  # one step each
+        with pytest.raises(Interrupted):
+            path = tmp_path / "try" / run.name
+            train(run.config, toy_faces(), path, device="cpu", recipe="cpu-ckplus", minutes=1e-9, progress=False)
+    said = quick(toy_sweep, tmp_path, jobs=2)
+    assert said[:2] == ["1 of 2  fold-0: continues", "2 of 2  fold-1: continues"]
+    assert [Record.load(tmp_path / "try" / name).resumed for name in ("fold-0", "fold-1")] == [1, 1]
+    same_runs(toy_sweep, tmp_path, undisturbed)
+
+
+def test_a_process_that_fails_does_not_take_the_others_with_it(toy_sweep: Sweep, tmp_path: Path) -> None:
+    """The first run's folder is in use, so it fails; the second one is trained."""
+    with (
+        lock_folder(tmp_path / "try" / "fold-0"),
+        pytest.raises(
+            SweepError, match=r"1 failed:\n  fold-0: .* is in use by process \d+ on .*\n1 of 2 runs are done"
+        ),
+    ):
+        quick(toy_sweep, tmp_path, jobs=2)
+    assert Record.load(tmp_path / "try" / "fold-1").resumed == 0
+
+
+def test_a_killed_process_is_named_with_its_signal() -> None:
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=time.sleep, args=(60,))
+    process.start()
+    send.close()
+    process.kill()
+    job = sweeps._Job("a", process, receive, 0)
+    assert job.result(stopping=False) == sweeps.Outcome(
+        "failed", "its process was killed by SIGKILL; the same command continues from its last checkpoint"
+    )
+    assert job.result(stopping=True).state == "stopped"
+    receive.close()
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -417,7 +592,7 @@ def test_on_ray_a_killed_worker_costs_nothing_and_the_records_are_the_same(
         pytest.skip(f"Ray: {error}")
     try:
         said = quick(toy_sweep, tmp_path, ray=OnRay())
-        with pytest.raises(SweepError, match=r"a run is to have 64 CPUs, but the cluster has 2"):
+        with pytest.raises(SweepError, match=r"a run needs 64 CPUs, but the cluster has 2"):
             quick(read(tmp_path, TOY, "more"), tmp_path, ray=OnRay(cpus=64))
     finally:
         ray.shutdown()
