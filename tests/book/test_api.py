@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-INNER = {"cli", "data.cache"}  # the commands have their own section; nobody calls the cache
+INNER = {"data.cache"}  # called by the readers alone
 PACKAGES = {"data", "models", "render"}  # whose docstring is on a page; rendering has its own command
 
 
