@@ -1,12 +1,13 @@
-"""Images per second of training and of inference: the trainer's way beside a plain one.
+"""Images per second of training and of inference: this library's and a plain loop's.
 
     make bench
 
-"plain" is what a first version of such a script does: fp32, the memory layout PyTorch starts with,
-an eager loop, and a DataLoader that pads, crops, flips and normalises image by image. "fertools" is
-:class:`fertools.training.trainer.Trainer` itself. Both train the same network on the same number of made-up
-images with the same batch. Each measurement runs in a process of its own, one after the other, so
-that peak memory is its own and the ratio is of one machine at one time.
+"plain" is what a first version of such a script does: fp32, PyTorch's default memory layout, an eager
+loop, and a DataLoader that pads, crops, flips, and normalizes image by image. "fertools" is
+:class:`fertools.training.trainer.Trainer` and :class:`fertools.inference.predictor.Predictor`. Both train
+the same network on the same number of random images with the same batch size. Each measurement runs in a
+process of its own, one after the other, so the peak memory is its own, and the two numbers of a ratio come
+from one machine at one time.
 """
 
 from __future__ import annotations
@@ -52,18 +53,22 @@ def measure(way: str, width: int, batch: int, seconds: float) -> dict[str, float
 def ours(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
     import torch
 
-    from fertools.evaluation.prediction import predict_log_proba
+    from fertools.inference.predictor import Predictor
+    from fertools.models.weights import ModelMetadata
+    from fertools.training.runtime import keep_freed_memory
     from fertools.training.trainer import Trainer
 
-    trainer = Trainer(config, faces, Path("unused"), device=device)
-    test = torch.from_numpy(faces.images[:TEST_BATCH])
+    keep_freed_memory()  # as `fertools train` does
+    trainer = Trainer.from_config(config, faces, Path("unused"), device=device)
+    metadata = ModelMetadata(config.network, faces.classes, trainer.mean, trainer.std)
+    predictor = Predictor(trainer.net, metadata, device=device, precision="auto")  # fused on first use
 
     def train() -> None:
         trainer.net.train()
         trainer.step(torch.randint(len(trainer.labels), (config.batch_size,), device=device))
 
     def infer() -> None:
-        predict_log_proba(trainer.net, test, mean=trainer.mean, std=trainer.std, device=device)
+        predictor.classify(faces.images[:TEST_BATCH])
 
     return train, infer
 
@@ -77,14 +82,14 @@ def plain(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
     from fertools.network import MultiScaleFusionNet
 
     random = v2.Compose([v2.Pad(4), v2.RandomCrop(48), v2.RandomHorizontalFlip()])
-    normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
+    normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
 
     class Images(Dataset):
         def __init__(self, transform: Any) -> None:
             self.transform = transform
 
         def __len__(self) -> int:
-            return 1 << 20  # goes round and round
+            return 1 << 20  # enough for any measurement: the images repeat
 
         def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
             i %= len(faces)
@@ -92,8 +97,8 @@ def plain(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
 
     net = MultiScaleFusionNet(config.network).to(device)
     optimizer = torch.optim.SGD(net.parameters(), config.learning_rate, config.momentum, weight_decay=5e-4)
-    batches = iter(DataLoader(Images(v2.Compose([random, normalise])), config.batch_size, num_workers=0))
-    tests = iter(DataLoader(Images(normalise), TEST_BATCH, num_workers=0))
+    batches = iter(DataLoader(Images(v2.Compose([random, normalize])), config.batch_size, num_workers=0))
+    tests = iter(DataLoader(Images(normalize), TEST_BATCH, num_workers=0))
 
     def train() -> None:
         net.train()
@@ -131,6 +136,22 @@ def rate(step: Any, images: int, seconds: float, device: str) -> float:
     return images / sorted(times)[len(times) // 2]
 
 
+def processor() -> str:
+    """The CPU with what decides its speed here: vector widths and bf16 arithmetic."""
+    import torch
+
+    from fertools.records import environment
+
+    probes = {
+        "avx2": torch.cpu._is_avx2_supported,
+        "avx512": torch.cpu._is_avx512_supported,
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported,
+        "amx": torch.cpu._is_amx_tile_supported,
+    }
+    features = [name for name, supported in probes.items() if supported()]
+    return f"{environment()['cpu']}; {', '.join(features) or 'no vector extensions'}; {torch.get_num_threads()} threads"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64, help="images per training step; the paper's is 16")
@@ -147,6 +168,7 @@ def main() -> None:
         done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, check=True)
         return json.loads(done.stdout)
 
+    print(processor())
     print(f"images/s at batch {call.batch}; inference at batch {TEST_BATCH}; memory is the process's peak")
     print(f"{'width':>5} {'':<10} {'plain':>10} {'fertools':>10} {'ratio':>7}")
     for width in call.widths:

@@ -346,6 +346,7 @@ def predict(
     from tqdm import tqdm
 
     from fertools.data.faces import images_in
+    from fertools.inference.detection import available_cores
     from fertools.inference.output import COLUMNS, describe, rows
     from fertools.inference.predictor import Predictor
 
@@ -355,6 +356,7 @@ def predict(
         # A folder without photos stays in the list, and is reported like a file that isn't one.
         photos += (images_in(file) if file.is_dir() else []) or [file]
     bar = tqdm(photos, desc="predict", unit="photo", disable=len(photos) < 10)
+    workers = available_cores() if len(photos) >= 30 else 1  # starting processes takes as long as ten photos
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need not be text
@@ -364,7 +366,7 @@ def predict(
     elif not as_json:
         print("Labels that people would give to the expression in the photo, not what anybody feels:")
     failed = False
-    for photo, result in zip(photos, predictor.stream(bar), strict=True):
+    for photo, result in zip(photos, predictor.stream(bar, workers=workers), strict=True):
         failed |= result.failed
         shown = replace(result, source=printable(result.source), message=result.message and printable(result.message))
         with tqdm.external_write_mode():

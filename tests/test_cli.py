@@ -99,7 +99,7 @@ def test_train_evaluate_and_train_again(fertools: Command, home: Path) -> None:
 
     code, _, err = fertools(*train[:-1], "--set=folds=3")
     assert code == 1
-    assert "holds another run: config.folds is 2 there and 3 here" in err
+    assert "contains another run: config.folds is 2 there and 3 here" in err
 
 
 def test_train_needs_no_more_than_a_name(fertools: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,9 +226,7 @@ def test_ctrl_c_ends_with_130(fertools: Command, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_missing_extra_is_named(fertools: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fertools.data import faces
 
-    faces._detector.cache_clear()
     monkeypatch.setitem(sys.modules, "dlib", None)  # what Python does with a package that must not be imported
     Image.fromarray(np.zeros((90, 90), np.uint8)).save("plain.png")
     code, _, err = fertools("predict", "plain.png")

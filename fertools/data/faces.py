@@ -94,7 +94,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """``Image.open`` for images only: a regular file in one of :data:`FORMATS`, of at most 89 million pixels.
 
-    Safe to call from several threads, which ``warnings.catch_warnings`` is not.
+    It may be called from several threads, which ``warnings.catch_warnings`` would not allow.
     """
     if Path(path).exists() and not Path(path).is_file():
         raise OSError("not a regular file")  # a pipe would block, and a device never end

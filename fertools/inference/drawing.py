@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from fertools.data.faces import open_image, read_image, to_gray
 from fertools.files import atomic_write
+from fertools.inference.detection import ImageSource
 from fertools.inference.output import label_text
-from fertools.inference.predictor import ImageSource, Prediction
+
+if TYPE_CHECKING:
+    from fertools.inference.predictor import Prediction
 
 _Point = tuple[float, float]
 

@@ -14,13 +14,10 @@ in the image; it is not what the person feels.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -29,19 +26,19 @@ import torch
 from PIL import Image
 
 from fertools import IMAGE_SIZE
-from fertools.data.faces import Box, crop, detect, read_image, to_gray
-from fertools.errors import DataError, RunError, WeightsError
+from fertools.data.faces import Box, detect
+from fertools.errors import RunError, WeightsError
 from fertools.evaluation.prediction import predict_log_proba
 from fertools.hardware import computes_bf16, pick_device
+from fertools.inference.detection import Detected, Detector, ImageSource, detect_batches, detect_in
 from fertools.inference.fusing import FusedNetwork, fuse
-from fertools.inference.output import label_text, to_html
+from fertools.inference.output import label_text
 from fertools.inference.video import Video, read_frames, source_name
 from fertools.models.weights import ModelMetadata, load_network
 from fertools.paths import find_run
 
 SHIPPED = "wide-fer2013"  # the run whose network is part of the package
 
-ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image
 Precision = Literal["fp32", "bf16", "auto"]
 
 
@@ -96,6 +93,8 @@ class Prediction:
         return f"Prediction({self.source}{frame}: {found})"
 
     def _repr_html_(self) -> str:
+        from fertools.inference.notebook import to_html
+
         return to_html(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,7 +129,7 @@ class Predictor:
         metadata: ModelMetadata,
         *,
         threshold: float | None = None,
-        detector: Callable[[np.ndarray], list[Box]] = detect,
+        detector: Detector = detect,
         device: str | torch.device | None = None,
         precision: Precision = "fp32",
     ) -> None:
@@ -150,7 +149,7 @@ class Predictor:
         device: str | torch.device | None = None,
         *,
         threshold: float | None = None,
-        detector: Callable[[np.ndarray], list[Box]] = detect,
+        detector: Detector = detect,
         precision: Precision = "fp32",
     ) -> Predictor:
         """A predictor from the name or folder of a run, or from a ``.safetensors`` file. Nothing is downloaded.
@@ -234,42 +233,19 @@ class Predictor:
             for image, prediction in zip(sources, self.stream(sources), strict=True)
         ]
 
-    def stream(
-        self, sources: Iterable[ImageSource], batch: int = 32, workers: int | None = None
-    ) -> Iterator[Prediction]:
+    def stream(self, sources: Iterable[ImageSource], batch: int = 32, workers: int = 1) -> Iterator[Prediction]:
         """Like :meth:`predict` of a list, but yields predictions as they are ready.
 
-        At most ``batch`` images have been taken from ``sources`` and not yet been yielded. Images are read and
-        faces detected in several threads (Pillow and dlib release Python's lock); the faces of up to half
-        a batch are classified together, while the threads process the other half.
+        At most ``batch`` images have been taken from ``sources`` and not yet been yielded; their faces are
+        classified together.
 
         Args:
             sources: as in :meth:`predict`; may be endless.
-            batch: at least 1.
-            workers: threads; by default one for each core, or one for a detector of your own, which may not
-                be thread-safe.
+            batch, workers, and errors: see :func:`fertools.inference.detection.detect_batches`. With
+                ``workers=available_cores()``, all cores detect faces; ``fertools predict`` does that.
         """
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, not {batch}")
-        if workers is None:
-            workers = _cores() if self.detector is detect else 1
-        numbered = enumerate(sources)
-        first = list(islice(numbered, batch))
-        if workers == 1 or len(first) < 2:  # no other thread is needed
-            while first:
-                yield from self._label([self._find_faces(source, number) for number, source in first])
-                first = list(islice(numbered, batch))
-            return
-        pool = ThreadPoolExecutor(min(workers, batch), "fertools")
-        try:
-            pending: deque[Future[_Found]] = deque(pool.submit(self._find_faces, source, n) for n, source in first)
-            while pending:
-                ready = [pending.popleft().result() for _ in range(min(len(pending), max(batch // 2, 1)))]
-                yield from self._label(ready)
-                free = batch - len(pending)
-                pending.extend(pool.submit(self._find_faces, source, n) for n, source in islice(numbered, free))
-        finally:  # also when interrupted, or when the caller stops early: don't start what is still queued
-            pool.shutdown(wait=False, cancel_futures=True)
+        for group in detect_batches(sources, self.detector, batch, workers):
+            yield from self._label(group)
 
     def predict_video(self, source: Video, step: int = 1) -> Iterator[Prediction]:
         """The labeled faces of a video file or a camera, frame by frame. Only one frame is in memory.
@@ -284,52 +260,21 @@ class Predictor:
         def label() -> Iterator[Prediction]:
             with closing(frames):  # type: ignore[type-var]  # a generator
                 for frame in frames:
-                    found = Prediction(source_name(source), frame=frame.number, seconds=frame.seconds)
-                    yield from self._label([self._detect(found, frame.gray)])
+                    (prediction,) = self._label([detect_in(frame.gray, source_name(source), self.detector)])
+                    yield replace(prediction, frame=frame.number, seconds=frame.seconds)
 
         return label()
 
-    def _find_faces(self, source: ImageSource, number: int) -> _Found:
-        """Reads an image and finds its faces."""
-        found = Prediction(os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {number}")
-        try:
-            if isinstance(source, str | os.PathLike):
-                gray = read_image(source)
-            elif isinstance(source, np.ndarray | Image.Image):
-                gray = to_gray(source)
-            else:
-                raise TypeError(f"an image is a file, an array, or a Pillow image, not {type(source).__name__}")
-            return self._detect(found, gray)
-        except MemoryError:
-            return replace(found, message="not enough memory; make the image smaller", failed=True), [], []
-        except (DataError, OSError) as error:  # OSError: Pillow decodes an open file only now
-            message = str(error).removeprefix(f"{found.source}: ")
-            return replace(found, message=message, failed=True), [], []
-
-    def _detect(self, found: Prediction, gray: np.ndarray) -> _Found:
-        boxes = self.detector(gray)
-        if not boxes:
-            limits = "; faces must be upright, frontal, and at least 40 pixels high" if self.detector is detect else ""
-            found = replace(found, message=f"no face found{limits}")
-        return found, boxes, [crop(gray, box) for box in boxes]
-
-    def _label(self, found: Sequence[_Found]) -> Iterator[Prediction]:
+    def _label(self, group: Sequence[Detected]) -> Iterator[Prediction]:
         """Classifies the faces of several images together."""
-        crops = [face for _, _, faces in found for face in faces]
+        crops = [face for found in group for face in found.crops]
         probabilities = iter(self.classify(np.stack(crops)) if crops else ())
-        for prediction, boxes, _ in found:
-            yield replace(prediction, faces=tuple(self._face(box, next(probabilities)) for box in boxes))
+        for found in group:
+            faces = tuple(self._face(box, next(probabilities)) for box in found.boxes)
+            yield Prediction(found.source, faces, found.message, found.failed)
 
     def _face(self, box: Box, p: np.ndarray) -> Face:
         best = int(p.argmax())
         probabilities = dict(zip(self.classes, p.tolist(), strict=True))
         confidence = float(p[best])
         return Face(box, probabilities, self.classes[best], confidence, confidence < self.threshold)
-
-
-_Found = tuple[Prediction, list[Box], list[np.ndarray]]  # a prediction without labels yet, its boxes, its crops
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

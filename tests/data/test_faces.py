@@ -17,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fertools.data import faces
 from fertools.data.faces import Box, choose, crop, detect, extract, read_image, to_gray
 from fertools.data.faceset import DataError
 from fertools.errors import MissingExtraError
@@ -383,7 +382,6 @@ def test_extract_refuses_one_image(one: object) -> None:
 def test_a_missing_library_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, module: str, use: Callable[[], object]
 ) -> None:
-    faces._detector.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"{module}: pip install 'fertools\[faces\]'"):
         use()

@@ -35,7 +35,7 @@ from fertools.inference.predictor import Predictor
 from fertools.models.baselines import BaselineConfig
 from fertools.models.registry import build
 from fertools.models.weights import ModelMetadata
-from fertools.network import FeatureFusionModule, NetworkConfig
+from fertools.network import FeatureFusionModule, MultiScaleFusionNet, NetworkConfig
 
 THREE = NetworkConfig(width=(4, 5, 6), scales=(12, 24, 48), units=1, hidden=24)
 
@@ -141,7 +141,7 @@ def test_branches_get_their_mean_rise_over_all_orders(
     config: NetworkConfig, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = predictor_of(config)
-    net, score = predictor.net, score_of(predictor, "sad")
+    net, score = cast(MultiScaleFusionNet, predictor.net), score_of(predictor, "sad")
     found = branch_contributions(net, score, x)
 
     with torch.no_grad():
@@ -195,7 +195,9 @@ def test_every_fusion_is_named_and_its_fractions_add_up(predictor: Predictor, x:
 
 @pytest.mark.parametrize("fusion", ["per-channel", "excite"])
 def test_fractions_of_fusions_beyond_the_paper(fusion: str, x: Tensor) -> None:
-    net = predictor_of(NetworkConfig(width=4, scales=(12, 24), units=1, fusion=fusion, hidden=8)).net  # type: ignore[arg-type]
+    net = cast(
+        MultiScaleFusionNet, predictor_of(NetworkConfig(width=4, scales=(12, 24), units=1, fusion=fusion, hidden=8)).net
+    )  # type: ignore[arg-type]
     if fusion == "excite":
         nn.init.normal_(net.get_parameter("fuse_ends.0.gate.3.weight"))
     sums: list[Tensor] = []
