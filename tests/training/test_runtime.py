@@ -92,11 +92,11 @@ class Linear(nn.Module):
 
 def test_any_module_is_trained(tmp_path: Path) -> None:
     net = Linear()
-    before = net.net[1].weight.detach().clone()
+    before = net.get_parameter("net.1.weight").detach().clone()
     trainer = Trainer(net, CONFIG, toy_faces(), tmp_path, device="cpu")
     trainer.run(None, 60, False, False)
     assert len(trainer.progress.history) == 1
-    assert not torch.equal(net.net[1].weight, before)
+    assert not torch.equal(net.get_parameter("net.1.weight"), before)
 
 
 def decayed(net: nn.Module, config: TrainConfig) -> set[str]:
