@@ -161,11 +161,11 @@ def _verify(sequences: list[_Sequence], folder: Path) -> None:
             "Is a file missing? verify=False reads what is there"
         )
     found = Counter(sequence.label for sequence in sequences)
-    for label, wanted in enumerate(SEQUENCES):
-        if found[label] != wanted:
+    for label, expected in enumerate(SEQUENCES):
+        if found[label] != expected:
             raise DataError(
-                f"{folder}: {found[label]} labeled sequences of class {CLASSES[label]!r}, but CK+ has {wanted} "
-                f"({wanted * FRAMES} images). Is the copy complete? verify=False reads what is there"
+                f"{folder}: {found[label]} labeled sequences of class {CLASSES[label]!r}, but CK+ has {expected} "
+                f"({expected * FRAMES} images). Is the copy complete? verify=False reads what is there"
             )
     subjects = len({sequence.subject for sequence in sequences})
     if subjects != SUBJECTS:

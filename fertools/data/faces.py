@@ -80,9 +80,12 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     Uses Pillow rather than OpenCV, because it says why a file can't be read, and keeps 16-bit and transparent
     pixels, which :func:`to_gray` then treats as it treats arrays. EXIF orientation is applied.
 
+    Args:
+        path: a file in one of :data:`FORMATS`, whatever its name.
+
     Raises:
-        DataError: the file is missing, a folder, empty, damaged, not an image, or larger than 89 million pixels,
-            Pillow's limit against images that fill the memory.
+        DataError: the file is missing, a folder, a device or pipe, empty, damaged, in another format, or larger than
+            89 million pixels, Pillow's limit against images that fill the memory.
     """
     try:
         with open_image(path) as image:
@@ -113,7 +116,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The files directly in a folder that end like an image of one of :data:`FORMATS`, sorted by name."""
+    """The files directly in a folder that have the extension of one of :data:`FORMATS`, sorted by name."""
     _formats()  # registers the extensions
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes and path.is_file())
@@ -123,6 +126,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
     """The pixels of an image of any mode, as an array that :func:`to_gray` accepts."""
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image)  # mode "I;16", or "I", which Pillow also uses for some 16-bit images
+        if image.mode == "I" and values.min() >= 0 and values.max() <= 255:
+            return values.astype(np.uint8)  # 8 bits in a 32-bit file; as 16 bits all of it would be black
         if image.mode == "F" or values.min() < 0 or values.max() > 65535:
             raise DataError("the brightness of white is unknown in 32-bit images; save it with 8 or 16 bits")
         return values.astype(np.uint16)

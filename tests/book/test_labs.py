@@ -220,22 +220,22 @@ def test_solution_is_in_the_solution(made: Path) -> None:
 def test_zip_contains_what_a_student_needs(made: Path) -> None:
     with zipfile.ZipFile(made / "fertools-labs.zip") as archive:
         names = {name.removeprefix("fertools-labs/") for name in archive.namelist()}
-    wanted = {
+    expected = {
         "README.md",
         "requirements.txt",
         "checking.py",
         "fertools/network.py",
         "data/runs/cpu-fer2013/record.json",
     }
-    assert wanted | {f"{lab}{end}" for lab in ALL for end in (".ipynb", "_checks.py")} <= names
+    assert expected | {f"{lab}{end}" for lab in ALL for end in (".ipynb", "_checks.py")} <= names
     assert not [name for name in names if "__pycache__" in name]
 
 
 def test_requirements_name_what_the_labs_import(made: Path) -> None:
     """In a list without them, the first cell of lab 3 would stop."""
-    wanted = {"torch", "numpy", "matplotlib", "opencv-python-headless", "dlib-bin", "scikit-image", "jupyterlab"}
+    expected = {"torch", "numpy", "matplotlib", "opencv-python-headless", "dlib-bin", "scikit-image", "jupyterlab"}
     lines = (made / "student" / "requirements.txt").read_text().splitlines()
-    assert wanted <= {re.split("[<>=~]", line)[0] for line in lines}
+    assert expected <= {re.split("[<>=~]", line)[0] for line in lines}
 
 
 def test_same_labs_give_the_same_zip(made: Path, tmp_path: Path) -> None:

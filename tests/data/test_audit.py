@@ -82,10 +82,10 @@ def test_near_duplicates_agree_with_imagehash(distance: int) -> None:
     images[200:] = np.clip(images[:100].astype(int) + np.arange(100)[:, None, None] % 30, 0, 255)
     rows = np.arange(0, 300, 1 if distance < 64 else 10)
     hashes = {row: imagehash.phash(Image.fromarray(images[row])) for row in rows}
-    wanted = {(a, b) for a in rows for b in rows if a < b and hashes[a] - hashes[b] <= distance}
+    expected = {(a, b) for a in rows for b in rows if a < b and hashes[a] - hashes[b] <= distance}
     found = near_duplicates(images, rows, distance)
-    assert len(found) == len(wanted)
-    assert {(a, b) for a, b in found} == wanted
+    assert len(found) == len(expected)
+    assert {(a, b) for a, b in found} == expected
 
 
 def test_a_brighter_copy_is_near_and_not_identical() -> None:

@@ -24,7 +24,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["c.npz"]
 
 
-def test_absent_stale_damaged_and_pickled_files_are_as_if_not_there(tmp_path: Path) -> None:
+def test_absent_stale_damaged_and_pickled_files_are_treated_as_absent(tmp_path: Path) -> None:
     path = tmp_path / "c.npz"
     assert cache.read(path, "key") is None
     cache.write(path, "key", ARRAYS)

@@ -26,7 +26,7 @@ def benchmark() -> ModuleType:
     return module
 
 
-def test_the_cards_figures_are_the_measured_ones(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cards_numbers_are_the_measured_ones(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     checks = json.loads((FOLDER / "checks.json").read_text())
     card = (FOLDER / "README.md").read_text()

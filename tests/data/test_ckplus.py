@@ -270,7 +270,7 @@ def test_crops_are_kept_until_something_changes(tmp_path: Path, monkeypatch: pyt
         np.array("text"),
     ],
 )
-def test_a_cache_that_cannot_be_right_is_as_if_not_there(tmp_path: Path, crops: np.ndarray) -> None:
+def test_a_cache_that_cannot_be_right_is_treated_as_absent(tmp_path: Path, crops: np.ndarray) -> None:
     save_sequence(tmp_path, "S010_002", 1, [frame_of(0), frame_of(5), frame_of(9)])
     first = load(tmp_path)
     stored = tmp_path / ".ckplus.cache.npz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,7 @@ def assert_gray(found: np.ndarray, exact: np.ndarray, within: float = 0.501) -> 
     np.testing.assert_allclose(found, exact, atol=within, rtol=0)
 
 
-# --- Gray values of arrays --------------------------------------------------------------------
+# --- Gray levels of arrays --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,10 @@ def test_gray_agrees_with_opencv_to_one_level() -> None:
 
 
 @pytest.mark.parametrize("white", [255, 65535, 1.0])
-def test_transparency_is_laid_on_white(white: float) -> None:
+def test_transparency_is_composited_on_white(white: float) -> None:
     kind = {255: np.uint8, 65535: np.uint16, 1.0: np.float64}[white]
     image = np.zeros((1, 3, 4), kind)
-    image[0, :, 3] = np.array([0, 0.2, 1]) * white  # black: unseen, a fifth, whole
+    image[0, :, 3] = np.array([0, 0.2, 1]) * white  # black: transparent, a fifth, opaque
     assert to_gray(image).tolist() == [[255, 204, 0]]
 
 
@@ -99,7 +100,7 @@ def test_other_arrays_are_refused(image: np.ndarray, word: str) -> None:
 # --- Files ------------------------------------------------------------------------------------
 
 
-def test_gray_and_colour_files(tmp_path: Path) -> None:
+def test_gray_and_color_files(tmp_path: Path) -> None:
     Image.fromarray(GRAY).save(tmp_path / "gray.png")
     Image.fromarray(RGB).save(tmp_path / "rgb.png")
     Image.fromarray(RGB).save(tmp_path / "größe 1.bmp")
@@ -112,11 +113,11 @@ def test_gray_and_colour_files(tmp_path: Path) -> None:
 
 def test_palette_files(tmp_path: Path) -> None:
     palette = Image.fromarray(GRAY % 16, mode="P")
-    colours = RNG.integers(0, 256, (16, 3), dtype=np.uint8)
-    palette.putpalette(colours.tobytes())
+    colors = RNG.integers(0, 256, (16, 3), dtype=np.uint8)
+    palette.putpalette(colors.tobytes())
     palette.save(tmp_path / "plain.png")
     palette.save(tmp_path / "hole.png", transparency=3)
-    exact = luma(colours)[GRAY % 16]
+    exact = luma(colors)[GRAY % 16]
     assert_gray(read_image(tmp_path / "plain.png"), exact)
     assert_gray(read_image(tmp_path / "hole.png"), np.where(GRAY % 16 == 3, 255, exact))
 
@@ -131,15 +132,20 @@ def test_files_with_alpha(tmp_path: Path) -> None:
 
 
 def test_files_of_16_bits(tmp_path: Path) -> None:
-    colour = RNG.integers(0, 65536, (23, 31, 3), dtype=np.uint16)
+    color = RNG.integers(0, 65536, (23, 31, 3), dtype=np.uint16)
     Image.fromarray(DEEP).save(tmp_path / "deep.png")
     Image.fromarray(DEEP).save(tmp_path / "deep.tif")
     (tmp_path / "deep.pgm").write_bytes(b"P5 31 23 65535\n" + DEEP.astype(">u2").tobytes())
-    cv2.imwrite(str(tmp_path / "colour.png"), colour[..., ::-1])
+    cv2.imwrite(str(tmp_path / "color.png"), color[..., ::-1])
     for name in ("deep.png", "deep.tif", "deep.pgm"):
         assert_gray(read_image(tmp_path / name), DEEP / 257)
-    # Pillow keeps the upper 8 bits of each colour: up to 1 away, and 0.5 for rounding the gray.
-    assert_gray(read_image(tmp_path / "colour.png"), luma(colour / 257), within=1.5)
+    # Pillow keeps the upper 8 bits of each color: up to 1 away, and 0.5 for rounding the gray.
+    assert_gray(read_image(tmp_path / "color.png"), luma(color / 257), within=1.5)
+
+
+def test_8_bits_in_a_32_bit_file_are_not_black(tmp_path: Path) -> None:
+    Image.fromarray(GRAY.astype(np.int32)).save(tmp_path / "wide.tif")
+    assert_gray(read_image(tmp_path / "wide.tif"), GRAY)
 
 
 UPRIGHT = {  # the EXIF standard's table: what to do to the stored pixels
@@ -167,6 +173,9 @@ def test_exif_orientation(tmp_path: Path, orientation: int, stored: np.ndarray) 
 def test_what_is_not_an_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.jpg").write_text("not an image")
+    Image.fromarray(RGB).save(tmp_path / "eps.eps")
+    (tmp_path / "eps.eps").rename(tmp_path / "eps.jpg")  # Pillow goes by the content, and would start Ghostscript
+    os.mkfifo(tmp_path / "pipe")
     whole = HOPPER.read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
     Image.fromarray(RGB).save(tmp_path / "whole.png")
@@ -179,6 +188,8 @@ def test_what_is_not_an_image_is_refused_by_name(tmp_path: Path) -> None:
         "missing.png": "no such file",
         "empty.png": "the file is empty",
         "text.jpg": "not an image in any known format",
+        "eps.jpg": "not an image in any known format",
+        "pipe": "not a regular file",
         "half.jpg": "truncated",
         "damaged.png": "cannot be read as an image",
         "float.tif": "32-bit",
@@ -205,14 +216,14 @@ def test_a_portrait_has_one_face_around_the_eyes(upsample: int) -> None:
     assert box.score > 1
 
 
-def test_the_box_goes_along_with_the_face() -> None:
+def test_the_box_moves_with_the_face() -> None:
     gray = to_gray(ASTRONAUT)
     boxes = detect(np.pad(gray, ((0, 0), (40, 0))), 0)
     assert holds_eyes(boxes[0], shift=40)
     assert not holds_eyes(boxes[0])
 
 
-def test_several_faces_surest_first_and_the_largest() -> None:
+def test_several_faces_highest_score_first_and_the_largest() -> None:
     hopper, astronaut = read_image(HOPPER), to_gray(ASTRONAUT)
     boxes = detect(np.hstack([np.pad(astronaut, ((0, 88), (0, 0))), hopper]), 0)
     assert len(boxes) >= 2
@@ -252,9 +263,9 @@ def area_mean(square: np.ndarray) -> np.ndarray:
     """A square's mean over 48x48 equal areas, by how much of each pixel lies in each."""
     edges = np.arange(49) * len(square) / 48
     pixel = np.arange(len(square))
-    share = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    share = np.maximum(share, 0) * 48 / len(square)
-    return share @ square.astype(float) @ share.T
+    weights = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    weights = np.maximum(weights, 0) * 48 / len(square)
+    return weights @ square.astype(float) @ weights.T
 
 
 def test_crop_is_the_mean_over_areas_of_the_documented_square() -> None:
@@ -270,9 +281,9 @@ def test_crop_of_a_ramp_reads_off_its_own_columns_and_rows() -> None:
     ramp = np.arange(256, dtype=np.uint8)
     across = np.tile(ramp, (256, 1))
     box = Box(40, 70, 160, 190)
-    centres = (np.arange(48) + 0.5) * 144 / 48 - 0.5  # 120 and a tenth of it on each side
-    assert_gray(crop(across, box), np.tile(28 + centres, (48, 1)), within=1)
-    assert_gray(crop(across.T, box), np.tile(70 - 24 + centres, (48, 1)).T, within=1)
+    centers = (np.arange(48) + 0.5) * 144 / 48 - 0.5  # 120 and a tenth of it on each side
+    assert_gray(crop(across, box), np.tile(28 + centers, (48, 1)), within=1)
+    assert_gray(crop(across.T, box), np.tile(70 - 24 + centers, (48, 1)).T, within=1)
 
 
 def test_small_faces_are_enlarged_bicubically() -> None:
@@ -282,7 +293,7 @@ def test_small_faces_are_enlarged_bicubically() -> None:
     assert_gray(crop(gray, Box(10, 20, 34, 44), margin=0, lift=0), exact.numpy(), within=1)
 
 
-def test_exactly_48_pixels_are_taken_as_they_are() -> None:
+def test_exactly_48_pixels_are_unchanged() -> None:
     gray = RNG.integers(0, 256, (90, 90), dtype=np.uint8)
     np.testing.assert_array_equal(crop(gray, Box(20, 30, 68, 78), margin=0, lift=0), gray[30:78, 20:68])
 
@@ -320,7 +331,7 @@ def test_a_box_outside_the_image_is_refused(box: Box) -> None:
 # --- All together -----------------------------------------------------------------------------
 
 
-def test_extract_takes_all_faces_and_never_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_extract_finds_all_faces_and_never_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(np.rot90(ASTRONAUT, 1)).save(tmp_path / "lying.jpg", exif=exif, quality=95)

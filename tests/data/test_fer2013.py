@@ -343,7 +343,7 @@ def published(monkeypatch: pytest.MonkeyPatch, file: Path, faces: FaceSet) -> No
 
 
 @pytest.mark.parametrize("name", ["fer2013.csv", "train.csv"])
-def test_a_poisoned_cache_is_as_if_not_there(
+def test_a_poisoned_cache_is_treated_as_absent(
     tmp_path: Path, tiny_fer2013: FaceSet, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     faces = tiny_fer2013.of_split("Training") if name == "train.csv" else tiny_fer2013
@@ -389,7 +389,7 @@ def test_a_cache_that_cannot_be_written_is_skipped(
     assert [p.name for p in tmp_path.iterdir()] == ["fer2013.csv"]
 
 
-def test_no_cache_where_none_is_wanted(tmp_path: Path, tiny_fer2013: FaceSet) -> None:
+def test_no_cache_where_none_is_requested(tmp_path: Path, tiny_fer2013: FaceSet) -> None:
     file = write_csv(tmp_path / "fer2013.csv", tiny_fer2013)
     assert same(fer2013.load_fer2013(file, verify=False, cache=False), tiny_fer2013)
     assert [p.name for p in tmp_path.iterdir()] == ["fer2013.csv"]

@@ -91,7 +91,7 @@ def test_plurality_is_the_emotion_with_most_votes() -> None:
     def named(**counts: int) -> np.ndarray:
         return np.array([counts.get(name, 0) for name in ferplus.VOTE_CLASSES])
 
-    wanted = {
+    expected = {
         "neutral": named(neutral=6, happiness=4),
         "happy": named(happiness=5, sadness=4, NF=1),
         "surprise": named(surprise=4, fear=3, anger=3),
@@ -101,8 +101,8 @@ def test_plurality_is_the_emotion_with_most_votes() -> None:
         "fear": named(fear=5, contempt=5),
         "": named(contempt=6, fear=4),
     }
-    found = ferplus.plurality(np.stack([*wanted.values(), named(unknown=3, NF=7)]))
-    assert [fer2013.CLASSES[i] if i >= 0 else "" for i in found] == [*wanted, ""]
+    found = ferplus.plurality(np.stack([*expected.values(), named(unknown=3, NF=7)]))
+    assert [fer2013.CLASSES[i] if i >= 0 else "" for i in found] == [*expected, ""]
 
 
 def test_vote_distribution_is_the_votes_for_fer2013s_labels_over_their_sum() -> None:
@@ -118,8 +118,8 @@ def test_vote_distribution_is_the_votes_for_fer2013s_labels_over_their_sum() -> 
     column = {"happy": "happiness", "sad": "sadness"}
     for i, row in enumerate(votes):
         counts = [row[ferplus.VOTE_CLASSES.index(column.get(name, name))] for name in fer2013.CLASSES]
-        wanted = np.eye(7)[faces.labels[3]] if i == 3 else np.array(counts) / sum(counts)
-        np.testing.assert_allclose(found[i], wanted, rtol=1e-6)
+        expected = np.eye(7)[faces.labels[3]] if i == 3 else np.array(counts) / sum(counts)
+        np.testing.assert_allclose(found[i], expected, rtol=1e-6)
     with pytest.raises(DataError, match="no votes"):
         ferplus.vote_distribution(replace(faces, votes=None))
 
@@ -159,7 +159,7 @@ def test_prediction_agreement_counts_what_a_loop_over_the_images_counts(whole: F
     found = ferplus.prediction_agreement(faces, p)
 
     other = {"happy": "happiness", "sad": "sadness"}
-    wanted: dict[tuple[str, int, int], list[float]] = {}
+    expected: dict[tuple[str, int, int], list[float]] = {}
     for row, label, q in zip(faces.votes, faces.labels, p, strict=True):
         by_name = dict(zip(ferplus.VOTE_CLASSES, row.tolist(), strict=True))
         emotions = ferplus.VOTE_CLASSES[:8]
@@ -173,9 +173,9 @@ def test_prediction_agreement_counts_what_a_loop_over_the_images_counts(whole: F
         counts = [by_name[other.get(name, name)] for name in faces.classes]
         target = np.array(counts) / sum(counts) if any(counts) else np.eye(7)[label]
         line += [-(target * np.log(q.clip(min=1e-12))).sum()]
-        wanted[key] = [a + float(b) for a, b in zip(wanted.get(key, [0.0] * 10), line, strict=True)]
+        expected[key] = [a + float(b) for a, b in zip(expected.get(key, [0.0] * 10), line, strict=True)]
     assert {tuple(row[:3]): row[3:] for row in found.itertuples(index=False)} == {
-        key: pytest.approx(line, abs=1e-4) for key, line in wanted.items()
+        key: pytest.approx(line, abs=1e-4) for key, line in expected.items()
     }
     with pytest.raises(DataError, match="no votes"):
         ferplus.prediction_agreement(whole, p)

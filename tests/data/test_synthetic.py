@@ -101,7 +101,7 @@ def test_no_portrait_is_shown_twice(portraits: FaceSet) -> None:
     assert len({image.tobytes() for image in portraits.images}) == len(portraits)
 
 
-def test_what_is_known_of_each_image(portraits: FaceSet) -> None:
+def test_the_attributes_of_each_image(portraits: FaceSet) -> None:
     """The columns that the reader's description names."""
     known = [
         *CLASSES, "yaw", "pitch", "roll", "light_side", "light_up", "light_contrast", "exposure", "albedo", "hair",
@@ -120,7 +120,7 @@ def test_what_is_known_of_each_image(portraits: FaceSet) -> None:
     assert strength.between(0.3, 1).all()
 
 
-def test_every_portrait_is_a_jpeg_of_its_own(portraits: FaceSet) -> None:
+def test_every_portrait_is_a_tile_of_its_sheet(portraits: FaceSet) -> None:
     """Read with Pillow alone: a tile cut from the sheet."""
     with Image.open(SHIPPED / "PublicTest.jpg") as sheet:
         assert sheet.mode == "L"
@@ -332,7 +332,7 @@ def test_a_full_row_of_tiles_leaves_no_gap(tmp_path: Path) -> None:
             assert sheet.size == (2400, 48 * rows)
 
 
-def test_no_folder_no_set(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file. It ships with the library"):
         load("synthetic", tmp_path)
 

@@ -13,7 +13,7 @@ from fertools.render.expressions import LABELS, NEIGHBORS, RECIPES, STRONGEST, R
 
 # Action units of prototypes and their major variants (Ekman, Friesen and Hager 2002, table 10-1; contempt: 14
 # on one side), as far as every way to show the label has them, in the model's names. A slash: at least one.
-WANTED = {
+EXPECTED = {
     "anger": ("browDown", "eyeSquint/eyeWide", "mouthPress/mouthLowerDown/mouthUpperUp"),
     "disgust": ("noseSneer/mouthUpperUp",),
     "fear": ("browInnerUp", "browDown", "eyeWide", "mouthStretch"),
@@ -24,7 +24,7 @@ WANTED = {
     "contempt": ("mouthDimple",),
 }
 # And what would make it another label.
-UNWANTED = {
+EXCLUDED = {
     "anger": ("browInnerUp", "browOuterUp", "mouthSmile"),
     "disgust": ("browOuterUp", "eyeWide", "mouthSmile"),
     "fear": ("mouthSmile", "cheekSquint"),
@@ -61,9 +61,9 @@ def test_recipes_use_the_models_shapes_within_range(label: str, recipe: Recipe, 
 @pytest.mark.parametrize(("label", "recipe"), EVERY)
 def test_recipes_move_the_action_units_of_their_label(label: str, recipe: Recipe) -> None:
     moved = {stem(shape) for shape in recipe}
-    for units in WANTED[label]:
+    for units in EXPECTED[label]:
         assert moved & set(units.split("/"))
-    assert not moved & set(UNWANTED[label])
+    assert not moved & set(EXCLUDED[label])
 
 
 @pytest.mark.parametrize("recipe", RECIPES["contempt"])
@@ -80,7 +80,7 @@ def test_the_other_labels_are_shown_on_both_sides() -> None:
             assert {stem(shape) + side for shape in sided for side in ("_L", "_R")} == sided
 
 
-def test_neighbours_are_other_labels() -> None:
+def test_neighbors_are_other_labels() -> None:
     for label, others in NEIGHBORS.items():
         assert others
         assert len(set(others)) == len(others)
@@ -136,7 +136,7 @@ def test_mixing_takes_the_stronger_of_each_shape(label: str, seed: int, shapes: 
     assert all(mixed[shape] >= value for shape, value in pure.items())
 
 
-def test_mixing_is_as_frequent_as_asked(shapes: tuple[str, ...]) -> None:
+def test_mixing_has_the_given_probability(shapes: tuple[str, ...]) -> None:
     rng = np.random.default_rng(0)
     mixed = [sum(a > 0 for a in draw_movement("sad", 1, rng, shapes, 0.35).amplitudes) == 2 for _ in range(1000)]
     assert binomtest(sum(mixed), 1000, 0.35).pvalue > 0.001
@@ -153,7 +153,7 @@ def test_faces_are_lopsided_to_either_side(shapes: tuple[str, ...]) -> None:
     assert binomtest(sum(left), 500, 0.5).pvalue > 0.001
 
 
-def test_what_marks_a_label_is_always_there(shapes: tuple[str, ...]) -> None:
+def test_the_first_shape_of_a_label_is_always_there(shapes: tuple[str, ...]) -> None:
     """A recipe's first shape is never left out, however much the others vary."""
     for label in set(LABELS) - {"neutral"}:
         firsts = {next(iter(recipe)) for recipe in RECIPES[label]}

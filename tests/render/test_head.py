@@ -12,7 +12,7 @@ import pytest
 from fertools.errors import DataError
 from fertools.render.head import FaceModel
 
-# A box of 1 x 2 x 3 around the origin, a triangle and a square beside it.
+# A box of 1 x 2 x 3 around the origin, a triangle and a square next to it.
 BOX = np.array([(x, y, z) for x in (-0.5, 0.5) for y in (-1, 1) for z in (-1.5, 1.5)], np.float32)
 NEUTRAL = np.vstack([BOX, [(5, 0, 0), (6, 0, 0), (5, 1, 0)], [(8, 0, 0), (9, 0, 0), (9, 1, 0), (8, 1, 0)]])
 FACES = [
@@ -22,7 +22,7 @@ FACES = [
 MATERIALS = (
     "M_Face", "M_BackHead", "M_ScleraLeft", "M_ScleraRight", "M_GumsTongue", "M_Teeth", "M_EyeLashes", "M_EyeBlend",
 )  # fmt: skip
-# Powers of two, which half precision holds exactly.
+# Powers of two, which half precision represents exactly.
 MOVES = {
     "identity000": [(i % 3 - 1, 0.5, 0) for i in range(15)],
     "identity001": [(0, i % 2, -0.25) for i in range(15)],
@@ -98,8 +98,8 @@ def test_vertices_are_the_mean_plus_weighted_displacements(tiny: FaceModel) -> N
     assert found.dtype == np.float32
     for i in range(15):
         x, y, z = NEUTRAL[i]
-        wanted = (x + 0.5 * (i % 3 - 1), y + 0.25 - 2 * (i % 2), z + 0.5 + 1.5 * 2 * (i % 4))
-        assert found[i].tolist() == pytest.approx(wanted)
+        expected = (x + 0.5 * (i % 3 - 1), y + 0.25 - 2 * (i % 2), z + 0.5 + 1.5 * 2 * (i % 4))
+        assert found[i].tolist() == pytest.approx(expected)
     assert np.array_equal(tiny.vertices(np.array([]), {}), NEUTRAL)
     assert np.array_equal(tiny.neutral, NEUTRAL)  # nothing was written into it
 
@@ -143,15 +143,15 @@ def test_thin_layers_over_the_eyes_are_left_out(tiny: FaceModel) -> None:
     }
 
 
-def test_both_forms_read_alike(packed: Path, checkout: Path, tiny: FaceModel) -> None:
+def test_both_formats_give_the_same_model(packed: Path, checkout: Path, tiny: FaceModel) -> None:
     for folder in (packed, checkout):
         model = FaceModel.load(folder)
         assert model.shapes == tiny.shapes
         assert model.landmarks.tolist() == [4, 2, 0]
         for name in ("neutral", "identity", "expression", "faces"):
-            found, wanted = getattr(model, name), getattr(tiny, name)
-            assert found.dtype == wanted.dtype
-            assert np.array_equal(found, wanted)
+            found, expected = getattr(model, name), getattr(tiny, name)
+            assert found.dtype == expected.dtype
+            assert np.array_equal(found, expected)
         for part, chosen in tiny.parts.items():
             assert np.array_equal(model.parts[part], chosen)
         for name in MATERIALS:

@@ -37,14 +37,14 @@ def masks(paint: Paint) -> dict[str, np.ndarray]:
 
 
 @given(seed=st.integers(0, 2**32))
-def test_people_are_drawn_within_range_and_again(seed: int) -> None:
+def test_people_are_in_range_and_reproducible(seed: int) -> None:
     a, b = (draw_person(np.random.default_rng(seed)) for _ in range(2))
     assert repr(a) == repr(b)
     assert a.identity.shape == (60,)
     assert np.abs(a.identity).max() <= 2
     assert a.hair in HAIR
-    for share in (a.albedo, a.hair_albedo, a.brow, a.lips, a.lid, a.beard, a.age, a.iris):
-        assert 0 <= share <= 1
+    for value in (a.albedo, a.hair_albedo, a.brow, a.lips, a.lid, a.beard, a.age, a.iris):
+        assert 0 <= value <= 1
     assert a.glasses == -1 or 0 < a.glasses < 1
     assert all(amplitude >= 0 for amplitude in a.resting.values())
 
@@ -53,13 +53,13 @@ def test_people_differ() -> None:
     many = [draw_person(np.random.default_rng(seed)) for seed in range(400)]
     assert {person.hair for person in many} == set(HAIR)
     albedo = np.array([person.albedo for person in many])
-    # As many of each tone: every fifth of the range holds about a fifth of the people.
+    # Uniform tones: every fifth of the range contains about a fifth of the people.
     assert np.all(np.histogram(albedo, 5, (0.22, 0.9))[0] > 50)
     assert 0.05 < np.mean([person.glasses >= 0 for person in many]) < 0.2
     assert 0.15 < np.mean([person.beard > 0 for person in many]) < 0.35
 
 
-def test_masks_lie_on_the_face_on_both_sides_alike(paint: Paint) -> None:
+def test_masks_are_on_the_face_and_symmetric(paint: Paint) -> None:
     mirror = np.lexsort(np.round(paint.points * (-1, 1, 1), 3).T)
     order = np.lexsort(np.round(paint.points, 3).T)
     skin = paint.model.of_material("M_Face", "M_BackHead")
@@ -105,7 +105,7 @@ def test_a_surface_has_vertices_and_albedo(paint: Paint, person: Person) -> None
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32))
-def test_albedos_are_shares_of_light(seed: int, paint: Paint, shapes: tuple[str, ...]) -> None:
+def test_albedos_are_fractions_of_light(seed: int, paint: Paint, shapes: tuple[str, ...]) -> None:
     rng = np.random.default_rng(seed)
     movement = {str(shape): float(rng.uniform(0, 2.4)) for shape in rng.choice(shapes, 12, replace=False)}
     vertices, albedo = surface(paint, draw_person(rng), movement, rng.normal(0, 10, 2))
@@ -119,8 +119,8 @@ def test_a_bald_head_is_the_face_models(paint: Paint, person: Person) -> None:
     identity[0] = 1.5
     who = dataclasses.replace(person, identity=identity, resting={"browDown": 0.5, "jawOpen": 0.1})
     vertices, _ = surface(paint, who, {"jawOpen": 0.6}, AHEAD)
-    wanted = paint.model.vertices(identity, {"jawOpen": 0.7, "browDown_L": 0.5, "browDown_R": 0.5})
-    assert vertices == pytest.approx(wanted, abs=1e-5)
+    expected = paint.model.vertices(identity, {"jawOpen": 0.7, "browDown_L": 0.5, "browDown_R": 0.5})
+    assert vertices == pytest.approx(expected, abs=1e-5)
 
 
 def test_hair_stands_off_the_scalp(paint: Paint, person: Person) -> None:

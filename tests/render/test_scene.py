@@ -101,8 +101,8 @@ def test_noise_has_the_given_standard_deviation(noise: float) -> None:
 
 def test_blur_is_scipys_gaussian() -> None:
     light = (np.random.default_rng(1).random((64, 64)) > 0.5).astype(np.float32)
-    found, wanted = shot(light, blur=1.5), 255 * gaussian_filter(light, 1.5, mode="mirror", truncate=5)
-    assert np.abs(found - wanted)[8:-8, 8:-8].max() < 3
+    found, expected = shot(light, blur=1.5), 255 * gaussian_filter(light, 1.5, mode="mirror", truncate=5)
+    assert np.abs(found - expected)[8:-8, 8:-8].max() < 3
 
 
 def test_less_detail_loses_what_is_fine_and_keeps_what_is_coarse() -> None:
@@ -176,7 +176,7 @@ def test_an_image_does_not_depend_on_earlier_ones(studio: Studio, person: Person
     assert np.array_equal(take(studio, person, yaw=10), alone)
 
 
-def test_both_sides_of_a_face_are_alike_under_frontal_light(studio: Studio, person: Person) -> None:
+def test_a_face_is_symmetric_under_frontal_light(studio: Studio, person: Person) -> None:
     found = take(studio, person, contrast=1.0)
     assert np.abs(found - found[:, ::-1]).mean() < 0.02
 
@@ -222,7 +222,7 @@ def test_a_head_turns_to_its_left_and_looks_up(studio: Studio, person: Person) -
     ("occlusion", "rows"),
     [("hand", slice(30, 48)), ("brim", slice(0, 20)), ("glasses", slice(9, 23)), ("sunglasses", slice(9, 23))],
 )
-def test_what_hides_the_face_hides_its_part(studio: Studio, person: Person, occlusion: str, rows: slice) -> None:
+def test_an_occlusion_hides_its_part(studio: Studio, person: Person, occlusion: str, rows: slice) -> None:
     clear, hidden = take(studio, person, zoom=0.9), take(studio, person, zoom=0.9, occlusion=occlusion)
     changed = np.abs(clear - hidden) > 0.03
     assert changed.mean() > 0.01
@@ -230,7 +230,7 @@ def test_what_hides_the_face_hides_its_part(studio: Studio, person: Person, occl
 
 
 @pytest.mark.parametrize("hair", ["long", "cap", "scarf"])
-def test_hair_and_what_is_worn_are_drawn(studio: Studio, person: Person, hair: str) -> None:
+def test_hair_glasses_and_hats_are_rendered(studio: Studio, person: Person, hair: str) -> None:
     bare = take(studio, person)
     worn = take(studio, dataclasses.replace(person, hair=hair, hair_albedo=0.05, hair_length=1.0))
     assert (np.abs(bare - worn) > 0.05).mean() > 0.02
