@@ -13,7 +13,7 @@ def toy_faces(n: int = 180, classes: tuple[str, ...] = CLASSES, seed: int = 0) -
     """Noise whose brightest band tells the label: learnable in a few steps.
 
     Two thirds train; the last third is half PublicTest and half PrivateTest. Every person has
-    five images in a row, every film one person's.
+    five images in a row, and every sequence is of one person.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % len(classes)

@@ -1,4 +1,4 @@
-"""From pictures and films to labels: in Python and on the command line, on a portrait in the public domain.
+"""From photos and videos to labels: in Python and on the command line, on a portrait in the public domain.
 
 Most tests use a toy network and a made-up detector: what they check is the way there and back.
 """
@@ -391,22 +391,22 @@ def turned() -> Callable[[Path], Path]:
     """Stored on its side, with the EXIF orientation that puts it upright."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return picture(".jpg", COLOUR.rotate(90, expand=True), exif=exif)
+    return picture(".jpg", COLOR.rotate(90, expand=True), exif=exif)
 
 
-COLOUR = Image.fromarray(PORTRAIT)
+COLOR = Image.fromarray(PORTRAIT)
 GRAY = to_gray(PORTRAIT)
 ALPHA = np.dstack([PORTRAIT, np.full((180, 180), 255, np.uint8)])
 NOISE = np.random.default_rng(0).integers(0, 256, (90, 120), dtype=np.uint8)
 
 # what it is: how it is made, faces, the word for it where there are none, whether it failed
 INPUTS: dict[str, tuple[Callable[[Path], Path], int, str | None, bool]] = {
-    "colour": (picture(".png", COLOUR), 1, None, False),
+    "color": (picture(".png", COLOR), 1, None, False),
     "gray": (picture(".png", Image.fromarray(GRAY)), 1, None, False),
     "RGBA": (picture(".png", Image.fromarray(ALPHA)), 1, None, False),
     "16 bit": (picture(".png", Image.fromarray(GRAY.astype(np.uint16) * 257)), 1, None, False),
-    "palette": (picture(".gif", COLOUR.quantize(64)), 1, None, False),
-    "CMYK": (picture(".jpg", COLOUR.convert("CMYK")), 1, None, False),
+    "palette": (picture(".gif", COLOR.quantize(64)), 1, None, False),
+    "CMYK": (picture(".jpg", COLOR.convert("CMYK")), 1, None, False),
     "turned by EXIF": (turned(), 1, None, False),
     "two faces": (picture(".png", Image.fromarray(np.hstack([PORTRAIT, PORTRAIT]))), 2, None, False),
     "no face": (picture(".png", Image.fromarray(NOISE)), 0, "no face found; faces must be upright", False),
@@ -415,7 +415,7 @@ INPUTS: dict[str, tuple[Callable[[Path], Path], int, str | None, bool]] = {
     "folder": (lambda folder: folder, 0, "a folder, not an image", True),
     "empty": (content(b""), 0, "the file is empty", True),
     "no picture": (content(b"Dear all,"), 0, "not an image in any known format", True),
-    "cut short": (content(jpeg(COLOUR)[:3000]), 0, "cannot be read as an image", True),
+    "cut short": (content(jpeg(COLOR)[:3000]), 0, "cannot be read as an image", True),
     "huge": (content(b"P5 10000 10000 255\n", "x.pgm"), 0, "more than 89,478,485 pixels", True),
     "far too huge": (content(b"P5 99999 99999 255\n", "x.pgm"), 0, "more than 89,478,485 pixels", True),
     "32 bit": (picture(".tif", Image.fromarray(GRAY.astype(np.float32))), 0, "unknown in 32-bit images", True),
@@ -454,19 +454,19 @@ def test_inputs_as_arrays_and_pillow_images(with_dlib: Predictor, tmp_path: Path
     assert ["uint8" in str(bad[0].message), "(2, 48, 48)" in str(bad[1].message), "nan" in str(bad[2].message)] == [
         True
     ] * 3
-    with Image.open(content(jpeg(COLOUR)[:3000])(tmp_path)) as damaged:  # Pillow reads pixels late
+    with Image.open(content(jpeg(COLOR)[:3000])(tmp_path)) as damaged:  # Pillow reads pixels late
         result = with_dlib.predict(damaged)
     assert result.failed
     assert "truncated" in str(result.message)
 
 
-# --- Films and cameras ------------------------------------------------------------------------
+# --- Videos and cameras ------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three seconds at ten frames a second: the portrait moves to the side by a pixel a frame."""
-    path = tmp_path_factory.mktemp("film") / "film.avi"
+    path = tmp_path_factory.mktemp("video") / "video.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (180, 180))
     assert writer.isOpened()
     for i in range(30):
@@ -475,21 +475,21 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_film_gives_its_frames_with_their_times(toy: Predictor, film: Path) -> None:
-    results = list(toy.predict_video(film, step=7))
+def test_a_video_gives_its_frames_with_their_times(toy: Predictor, video: Path) -> None:
+    results = list(toy.predict_video(video, step=7))
     assert [r.frame for r in results] == [0, 7, 14, 21, 28]
     assert [r.seconds for r in results] == pytest.approx([0, 0.7, 1.4, 2.1, 2.8], abs=0.01)
-    assert {r.source for r in results} == {str(film)}
-    for result in results:  # as the picture that went in, but for what the film's compression took
+    assert {r.source for r in results} == {str(video)}
+    for result in results:  # as the picture that went in, but for what the video's compression took
         (still,) = toy.predict(shifted(result.frame or 0)).faces
         found = result.faces[0].probabilities.values()
         assert list(found) == pytest.approx(list(still.probabilities.values()), abs=0.1)
     with pytest.raises(ValueError, match="step must be at least 1"):
-        toy.predict_video(film, step=0)
+        toy.predict_video(video, step=0)
 
 
-def test_a_film_becomes_a_table(toy: Predictor, film: Path) -> None:
-    table = to_table(toy.predict_video(film, step=10))
+def test_a_video_becomes_a_table(toy: Predictor, video: Path) -> None:
+    table = to_table(toy.predict_video(video, step=10))
     assert list(table.columns) == [*COLUMNS, *CLASSES]
     assert table["frame"].tolist() == [0, 10, 20]
     assert table["seconds"].tolist() == pytest.approx([0, 1, 2], abs=0.01)
@@ -559,19 +559,19 @@ def test_a_camera_that_cannot_be_opened(toy: Predictor) -> None:
         (content(b"", "x.mp4"), "x.mp4: the file is empty"),
         (content(b"Dear all," * 99, "x.mp4"), "x.mp4: not a video in a format that OpenCV can read, or damaged"),
     ],
-    ids=["missing", "folder", "empty", "no film"],
+    ids=["missing", "folder", "empty", "no video"],
 )
-def test_what_is_no_film_is_said_at_once(
+def test_what_is_no_video_is_said_at_once(
     toy: Predictor, tmp_path: Path, make: Callable[[Path], Path], word: str
 ) -> None:
     with pytest.raises(DataError, match=re.escape(word)):
         toy.predict_video(make(tmp_path))
 
 
-def test_a_film_that_is_cut_short_gives_what_is_there_and_then_says_so(
-    toy: Predictor, film: Path, tmp_path: Path
+def test_a_video_that_is_cut_short_gives_what_is_there_and_then_says_so(
+    toy: Predictor, video: Path, tmp_path: Path
 ) -> None:
-    whole = film.read_bytes()
+    whole = video.read_bytes()
     cut = tmp_path / "cut.avi"
     cut.write_bytes(whole[: len(whole) // 3])
     frames: list[int | None] = []
@@ -585,18 +585,18 @@ def test_a_film_that_is_cut_short_gives_what_is_there_and_then_says_so(
 
 
 def stroke(image: Image.Image, face: Face) -> float:
-    """The share of the box's lower edge that is drawn over."""
+    """The fraction of the box's lower edge that is drawn over."""
     before, after = PORTRAIT[face.box.bottom], np.asarray(image)[face.box.bottom]
     changed = (before != after).any(1)[face.box.left : face.box.right]
     return float(changed.mean())
 
 
 def test_copies_show_answers_and_abstentions_in_other_strokes(toy: Predictor, tmp_path: Path) -> None:
-    path = picture(".png", COLOUR)(tmp_path)
+    path = picture(".png", COLOR)(tmp_path)
     result = toy.predict(path)
     sure, unsure = (replace(result, faces=(replace(result.faces[0], abstain=a),)) for a in (False, True))
     full, dashed = annotate(path, sure), annotate(path, unsure)
-    assert full.size == dashed.size == COLOUR.size
+    assert full.size == dashed.size == COLOR.size
     assert full.mode == "RGB"
     assert stroke(full, sure.faces[0]) > 0.95
     assert 0.4 < stroke(dashed, unsure.faces[0]) < 0.75
@@ -607,7 +607,7 @@ def test_copies_show_answers_and_abstentions_in_other_strokes(toy: Predictor, tm
 
 
 @pytest.mark.parametrize("what", [what for what, row in INPUTS.items() if row[1]])
-def test_copies_of_every_kind_of_picture_are_upright_and_in_colour(what: str, toy: Predictor, tmp_path: Path) -> None:
+def test_copies_of_every_kind_of_picture_are_upright_and_in_color(what: str, toy: Predictor, tmp_path: Path) -> None:
     path = INPUTS[what][0](tmp_path)
     image = annotate(path, replace(toy.predict(path), faces=()))
     assert image.mode == "RGB"
@@ -776,7 +776,7 @@ def test_a_name_that_is_no_text_is_shown_all_the_same(fertools: Command, tmp_pat
 
 
 def test_images_in_a_folder_are_those_that_end_like_one(tmp_path: Path) -> None:
-    for name in ("b.png", "a.JPEG", "c.txt", "film.mpg", "d.webp", "page.pdf"):
+    for name in ("b.png", "a.JPEG", "c.txt", "video.mpg", "d.webp", "page.pdf"):
         (tmp_path / name).write_text("")
     (tmp_path / "sub.png").mkdir()
     assert [path.name for path in images_in(tmp_path)] == ["a.JPEG", "b.png", "d.webp"]
