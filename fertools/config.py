@@ -1,4 +1,4 @@
-"""Configurations that check themselves: bounds and choices are stated once, beside the field.
+"""Configurations that check themselves: bounds and choices are stated once, next to the field.
 
 >>> from dataclasses import dataclass
 >>> from typing import Annotated

@@ -63,9 +63,7 @@ class TrainConfig(Config):
     folds: Annotated[int, Range(2)] = 10
     fold: Annotated[int, Range(0)] = 0
 
-    batch_size: Annotated[int, Range(1)] = (
-        16  # over all processes; section 3.2: 16. The last, partial batch is dropped.
-    )
+    batch_size: Annotated[int, Range(1)] = 16  # over all processes; section 3.2: 16. A last, partial batch is dropped.
     learning_rate: Annotated[float, Range(0, above=True)] = 1e-4  # the schedule's highest; section 3.2: 1e-4
     momentum: Annotated[float, Range(0, 1, below=True)] = 0.9  # section 3.2
     nesterov: bool = False
@@ -84,9 +82,9 @@ class TrainConfig(Config):
     warmup: Annotated[float, Range(0, 1, below=True)] = 0.2
 
     targets: Literal["labels", "majority", "votes"] = "labels"
-    # What the network is trained toward: the set's labels; or the labels chosen by ten annotators
-    # (Barsoum et al. 2016), as their plurality or as the distribution of their votes. The latter two
-    # need the data set ferplus. The epoch is selected, and the result measured, on labels.
+    # What the network is trained toward: the set's labels, or the votes of ten annotators (Barsoum et
+    # al. 2016), either their most frequent choice or their distribution. Votes need the data set
+    # ferplus. The epoch is selected, and the result measured, on the set's labels.
     label_smoothing: Annotated[float, Range(0, 1, below=True)] = 0.0
     ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.0
     # per step, of the exponential moving average of the weights that is then evaluated; 0: none
@@ -127,8 +125,8 @@ _TUNED = TrainConfig(
     label_smoothing=0.1,
 )
 
-# Small enough for two CPU cores: branches from 48, 24 and 12 pixels, since most of the paper's
-# operations go into its 96x96 maps, and channels that grow as the maps shrink.
+# Small enough for two CPU cores: branches that start at 48, 24, and 12 pixels, since the 96x96 maps
+# take most of the paper's operations, and channels that grow as the maps shrink.
 _CPU_NETWORK = NetworkConfig(scales=(12, 24, 48), width=(8, 16, 40), units=2, dropout=0.3)
 
 RECIPES: dict[str, TrainConfig] = {
@@ -153,7 +151,7 @@ RECIPES: dict[str, TrainConfig] = {
         batch_size=32,
         learning_rate=0.02,
     ),
-    # What the shipped network was trained with: as much network as two CPU cores train in a day.
+    # What the shipped network was trained with: as large a network as two CPU cores can train in a day.
     "wide-fer2013": replace(
         _TUNED,
         network=replace(_CPU_NETWORK, width=(16, 32, 64), dropout=0.4),
@@ -163,7 +161,7 @@ RECIPES: dict[str, TrainConfig] = {
         select="best",
     ),
     "cpu-fer2013": replace(_TUNED, epochs=26, network=_CPU_NETWORK, batch_size=32, learning_rate=0.03, select="best"),
-    # The paper's network at width 16, as long as two cores bear: an hour.
+    # The paper's network at width 16: about an hour on two cores.
     "synthetic": replace(
         _TUNED, epochs=8, network=NetworkConfig(width=16), batch_size=32, learning_rate=0.03, select="best"
     ),
