@@ -3,12 +3,14 @@
 The listing of this folder is the story of the library:
 
 - ``network``: the paper's network, one class for each of its figures; ``models``: what it is compared with.
-- ``recipes``: the settings of a training and the named recipes; ``config`` checks them.
+- ``recipes``: the settings of a training run and the named recipes; ``config`` checks them.
 - ``data``: data sets, faces, splits, and the audit; ``render`` draws the synthetic faces.
-- ``training``: trainer, augmentation, checkpoints, sweeps; ``records``: what a finished run leaves.
+- ``training``: trainer, augmentation, checkpoints, sweeps; ``records``: what a finished run writes.
 - ``evaluation``: metrics, calibration, statistics, tables, plots.
-- ``inference``: from a photograph to a label, explanations, export.
-- ``cli``: the command ``fertools``.
+- ``inference``: from a photo to a label, explanations, export.
+- ``cli``: the command ``fertools``; ``paths``: where it finds data sets and runs.
+
+CONTRIBUTING.md has a drawing of what may import what.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, on first use: reading a data set does not have to import PyTorch."""
+    """Imports a public name when it is first used: reading a data set doesn't need PyTorch."""
     if name in _HOME:
         return getattr(import_module(f"fertools.{_HOME[name]}"), name)
     raise AttributeError(f"module 'fertools' has no attribute {name!r}")

@@ -348,9 +348,9 @@ def predict(
     from fertools.data.faces import images_in
     from fertools.inference.detection import available_cores
     from fertools.inference.output import COLUMNS, describe, rows
-    from fertools.inference.predictor import Predictor
+    from fertools.inference.predictor import SHIPPED, Predictor
 
-    predictor = Predictor.from_pretrained(*([model] if model else []), threshold=threshold)
+    predictor = Predictor.from_pretrained(model or SHIPPED, threshold=threshold)
     photos: list[Path] = []
     for file in files:
         # A folder without photos stays in the list, and is reported like a file that isn't one.
