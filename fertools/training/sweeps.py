@@ -60,7 +60,7 @@ from fertools.recipes import TrainConfig
 from fertools.recipes import recipe as named
 from fertools.records import Record, differences, load_predictions
 from fertools.training.checkpoints import newest
-from fertools.training.runtime import stop_signals
+from fertools.training.runtime import keep_freed_memory, stop_signals
 from fertools.training.trainer import train
 
 _KEYS: dict[str, type] = {
@@ -480,6 +480,7 @@ def _job(outcome: Connection, screen: Any, run: Run, folder: Path, common: dict[
     with stop_signals() as stopped:
         threading.Thread(target=_stop_with_parent, daemon=True).start()
         torch.set_num_threads(1)
+        keep_freed_memory()  # this process does nothing but train
         tqdm.set_lock(screen)
         outcome.send(Outcome("stopped", "before it could begin") if stopped() else _attempt(run, folder, **common))
 
