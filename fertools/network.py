@@ -147,11 +147,11 @@ class BasicFeatureExtractionUnit(nn.Module):
 
     def forward(self, x: Tensor, call: int = 0) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
         # Normalization and ReLU act on each channel alone, so they may follow the concatenation of
-        # eq. 4, and the ReLU may overwrite its input: the same numbers in fewer passes over memory.
+        # eq. 4: the same numbers in half the passes over memory.
         q = torch.cat([conv(x) for conv in self.convs], 1)  # (N, 2C, H, W)
         if self.norm is not None and self.norm_first:
             q = self.norm(q, call)
-        q = F.relu(q, inplace=True)  # eq. 2: Q5 = relu(C5x5(M)), eq. 3: Q3 = relu(C3x3(M))
+        q = F.relu(q)  # eq. 2: Q5 = relu(C5x5(M)), eq. 3: Q3 = relu(C3x3(M))
         if self.norm is not None and not self.norm_first:
             q = self.norm(q, call)
         return self.proj(q)  # eq. 4: C1x1([Q5, Q3])
