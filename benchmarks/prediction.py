@@ -22,14 +22,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from fertools.data.faces import Box, crop, detect, read_image
 from fertools.inference.detection import available_cores
-from fertools.inference.predictor import SHIPPED, Predictor
+
+if TYPE_CHECKING:
+    from fertools.inference.predictor import Predictor
 
 Method = Callable[[np.ndarray], Any]
 SEQUENCES = Path("data/synthetic/CK+/cohn-kanade-images")
@@ -38,7 +40,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", default=SHIPPED)
+    parser.add_argument("--run", default="wide-fer2013")
     parser.add_argument("--rounds", type=int, default=10, help="repetitions of each method on each frame")
     parser.add_argument("--photos", type=int, default=1000, help="how many to label on one core and on all")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch, onnxruntime and OpenCV; dlib has one")
@@ -46,7 +48,9 @@ def main() -> None:
     call = parser.parse_args()
 
     import cv2
-    import torch
+    import torch  # not at the top: the worker processes import this file too
+
+    from fertools.inference.predictor import Predictor
 
     torch.set_num_threads(call.threads)
     cv2.setNumThreads(call.threads)

@@ -210,7 +210,7 @@ def test_fractions_of_fusions_beyond_the_paper(fusion: str, x: Tensor) -> None:
     with torch.no_grad():
         mean = end.w[1].mean()
         if fusion == "excite":
-            mean = end.w[1] * 2 * end.gate(torch.cat(pairs[0], 1))[0, 4:8].mean()
+            mean = end.w[1] * 2 * cast(nn.Module, end.gate)(torch.cat(pairs[0], 1))[0, 4:8].mean()
         end.w[1] = 0
         lost = sums[0] - end(*pairs[0])
     assert found.weights[1] == pytest.approx(mean.item(), rel=1e-5)
