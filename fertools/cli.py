@@ -430,7 +430,8 @@ def sweep(
     """Train every run of a sweep that has no record yet. The same command continues a stopped sweep."""
     from fertools.data import load
     from fertools.training.runtime import keep_freed_memory
-    from fertools.training.sweeps import OnRay, Sweep, run_sweep
+    from fertools.training.scheduler import OnRay, run_sweep
+    from fertools.training.sweeps import Sweep
 
     if not ray and (address or gpus_per_run is not None):
         raise typer.BadParameter("--address and --gpus-per-run say how to run on Ray: give --ray too")

@@ -21,9 +21,10 @@ from fertools.errors import Interrupted, RunError, SweepError
 from fertools.models.registry import build
 from fertools.recipes import recipe
 from fertools.records import Record, load_groups
-from fertools.training import sweeps
+from fertools.training import scheduler
 from fertools.training.checkpoints import load_checkpoint, lock_folder
-from fertools.training.sweeps import OnRay, Sweep, run_sweep
+from fertools.training.scheduler import OnRay, run_sweep
+from fertools.training.sweeps import Sweep
 from fertools.training.trainer import Trainer, train
 
 SWEEPS = Path(__file__).parents[2] / "data" / "sweeps"
@@ -53,7 +54,8 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {PATHS!r}
 from toy import toy_faces
-from fertools.training.sweeps import Sweep, run_sweep
+from fertools.training.scheduler import run_sweep
+from fertools.training.sweeps import Sweep
 from fertools.training.trainer import Trainer
 save = Trainer.save
 def save_and_die(self):
@@ -70,7 +72,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = {PATHS!r}
 from toy import toy_faces
-from fertools.training.sweeps import Sweep, run_sweep
+from fertools.training.scheduler import run_sweep
+from fertools.training.sweeps import Sweep
 if __name__ == "__main__":
     run_sweep(Sweep.read(Path(sys.argv[1])), toy_faces(), runs=Path(sys.argv[2]), device="cpu", jobs=2, progress=False)
 """
@@ -421,16 +424,16 @@ def test_by_default_a_cpu_has_a_process_for_each_core(
         seen.append(jobs)
         return iter(())
 
-    monkeypatch.setattr(sweeps, "_one_by_one", one)
-    monkeypatch.setattr(sweeps, "_in_processes", several)
-    monkeypatch.setattr(sweeps, "physical_cores", lambda: 8)
+    monkeypatch.setattr(scheduler, "_one_by_one", one)
+    monkeypatch.setattr(scheduler, "_in_processes", several)
+    monkeypatch.setattr(scheduler, "physical_cores", lambda: 8)
     many = read(tmp_path, TOY.replace("folds=2", "folds=20").replace("[0, 1]", str(list(range(20)))), "many")
     single = read(tmp_path, TOY.replace("[0, 1]", "[0]"), "single")
     for sweep, jobs in ((many, 8), (toy_sweep, 2), (single, 1)):
         with pytest.raises(Interrupted):
             quick(sweep, tmp_path, jobs=None)
         assert seen.pop() == jobs
-    monkeypatch.setattr(sweeps, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(scheduler, "pick_device", lambda name: torch.device("cuda"))
     with pytest.raises(Interrupted):
         quick(toy_sweep, tmp_path, jobs=None)
     assert seen.pop() == 1
@@ -516,8 +519,8 @@ def test_a_killed_process_is_named_with_its_signal() -> None:
     process.start()
     send.close()
     process.kill()
-    job = sweeps._Job("a", process, receive, 0)
-    assert job.result(stopping=False) == sweeps.Outcome(
+    job = scheduler._Job("a", process, receive, 0)
+    assert job.result(stopping=False) == scheduler.Outcome(
         "failed", "its process was killed by SIGKILL; the same command continues from its last checkpoint"
     )
     assert job.result(stopping=True).state == "stopped"
