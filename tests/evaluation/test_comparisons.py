@@ -17,6 +17,8 @@ from fertools.models.resampling import Resample
 from fertools.network import MultiScaleFusionNet, NetworkConfig
 from fertools.records import Record
 
+RUNS = Path(__file__).parents[2] / "data" / "runs"
+
 Make = Callable[..., None]
 CLASSES = ("happy", "sad", "surprise")
 
@@ -186,3 +188,11 @@ def test_operations_are_those_counted_by_hand(tmp_path: Path, make_run: Make, rn
         module.register_forward_hook(count)
     net.eval()(torch.zeros(1, 1, 48, 48))
     assert operations(Record.load(tmp_path / "run")) == counted > 0
+
+
+def test_operations_of_a_baseline_are_those_of_one_image() -> None:
+    """VGG-13 by hand: 3x3 convolutions on maps of 48, 24, 12, and 6 pixels, and one linear layer."""
+    layers = [(48, 1, 64), (48, 64, 64), (24, 64, 128), (24, 128, 128)]
+    layers += [(12, 128, 256), (12, 256, 256), (12, 256, 256), *[(6, 256, 256)] * 3]
+    counted = sum(size**2 * 9 * source * target for size, source, target in layers) + 256 * 7
+    assert operations(Record.load(RUNS / "fer2013-vgg13")) == counted
