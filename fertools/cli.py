@@ -1,11 +1,11 @@
 """The command line: ``fertools data``, ``audit``, ``train``, ``evaluate``, ``predict``, ``sweep``,
 ``compare``, ``export``.
 
-Exit codes: 0 done; 1 failed; 2 wrong call; 75 stopped with a checkpoint, and the same command
+Exit codes: 0 done; 1 failed; 2 usage error; 75 stopped with a checkpoint, and the same command
 continues; 130 interrupted by Ctrl-C.
 
-A failure that the user can fix is one line on standard error; :class:`_Commands` is the only place
-that makes it one. Modules are imported by the command that needs them, so that ``--help`` is quick.
+A failure that the user can fix is one line on standard error, written in one place: :class:`_Commands`.
+Each command imports the modules that it needs, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ _EPILOG = """\b
 Exit codes:
   0    done
   1    failed
-  2    wrong call
+  2    usage error
   75   stopped with a checkpoint; the same command continues
   130  interrupted by Ctrl-C
 
 \b
-Data sets are searched in data/, runs in data/runs/ and runs/, then in what is
-installed with the package. FERTOOLS_DATA and FERTOOLS_RUNS name other folders.
+Data sets are searched for in data/, runs in data/runs/ and runs/, then in what
+is installed with the package. FERTOOLS_DATA and FERTOOLS_RUNS name other
+folders.
 """
 
 _WAY_OUT = {
@@ -324,8 +325,8 @@ def predict(
 ) -> None:
     """Label the expression of each face in photos.
 
-    A label is what people would call the expression in the photo. It is not what the person feels, and no
-    ground for judging anybody. Where the network is not confident enough, it says "unsure".
+    A label is what people would call the expression in the photo. It is not what the person feels, and not a
+    reason to judge anyone. Where the network is not confident enough, it says "unsure".
 
     One result per photo, in the order given. Exit code 1 if a photo could not be read or a copy could not
     be written; the other photos are labeled all the same.
@@ -458,7 +459,7 @@ def sweep(
 def compare(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="No, one, or two runs or sweep variants (SWEEP/VARIANT).", metavar="[RUN [RUN]]"),
+        typer.Argument(help="Zero, one, or two runs or sweep variants (SWEEP/VARIANT).", metavar="[RUN [RUN]]"),
     ] = None,
     tta: Annotated[str, typer.Option(help="Test-time augmentation: single-crop, flip, or ten-crop.")] = "single-crop",
 ) -> None:

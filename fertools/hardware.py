@@ -11,7 +11,7 @@ _TOPOLOGY = Path("/sys/devices/system/cpu")  # Linux: one folder for each logica
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device of that name, or an accelerator where there is one, or the CPU.
+    """The device of that name; without a name, an NVIDIA GPU if there is one, or else the CPU.
 
     Raises:
         ValueError: there is no such device here.
@@ -25,7 +25,7 @@ def pick_device(name: str | None = None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"there is no device {name!r} here ({reason}); use 'cpu', or name none to take the best there is"
+            f"there is no device {name!r} here ({reason}); use 'cpu', or leave it out to use the best that is available"
         ) from None
     return device
 

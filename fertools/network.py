@@ -160,7 +160,7 @@ class BasicFeatureExtractionUnit(nn.Module):
 class FeatureExtractionModule(nn.Module):
     """FEM, section 2.2 and figure 2: m units in a row, plus the input, then 2x2 max-pooling.
 
-    Where the next map size has another width, a 1x1 convolution follows (``out``).
+    Where the next map size has another width (``out``), a 1x1 convolution follows (``proj``).
     """
 
     def __init__(self, channels: int, config: NetworkConfig, calls: int = 1, out: int | None = None) -> None:
@@ -265,7 +265,7 @@ class MultiScaleFusionNet(nn.Module):
         )
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that an optimizer shall not decay, as in timm: decay would pull fusion weights to 0."""
+        """Names of parameters that weight decay must leave alone, as in timm: it would pull the fusion weights to 0."""
         return {
             f"{name}.w"
             for name, module in self.named_modules()

@@ -164,7 +164,7 @@ _WAY_OUT = "Restore the file, or move the folder away and train again."
 def _checked(values: Any, path: Path) -> dict[str, Any]:
     """The fields of a record, from JSON; raises RunError for what is not one."""
     if not isinstance(values, dict):
-        raise RunError(f"{path} is no record: it contains {type(values).__name__}, not an object. {_WAY_OUT}")
+        raise RunError(f"{path} is not a record: it contains {type(values).__name__}, not an object. {_WAY_OUT}")
     found = values.get("format", 1)
     if not isinstance(found, int) or found > FORMAT:
         raise RunError(
@@ -176,7 +176,7 @@ def _checked(values: Any, path: Path) -> dict[str, Any]:
     wrong = [f"{name} is missing" for name in sorted(required - values.keys())]
     wrong += [f"{name} is unknown" for name in sorted(values.keys() - known)]
     if wrong:
-        raise RunError(f"{path} is no record of fertools {__version__}: {', '.join(wrong)}. {_WAY_OUT}")
+        raise RunError(f"{path} is not a record of fertools {__version__}: {', '.join(wrong)}. {_WAY_OUT}")
     return values
 
 
@@ -238,7 +238,7 @@ def environment() -> dict[str, Any]:
     Returns:
         ``version`` of fertools; ``commit`` of its repository, and whether tracked files of the package
         were ``changed`` since, both None where it does not run from its repository (an installed package
-        may lie inside somebody else's); ``python``; ``libraries``; ``system``; ``cores``; ``threads`` of
+        may be inside an unrelated one); ``python``; ``libraries``; ``system``; ``cores``; ``threads`` of
         PyTorch; ``cpu`` and ``gpu`` by name, None where there is none.
     """
     from importlib.metadata import version
@@ -261,10 +261,10 @@ def environment() -> dict[str, Any]:
 
 
 def _code_version(package: Path) -> tuple[str | None, bool | None]:
-    """HEAD of the repository that ``package`` is the source of, and whether it was changed; or twice None.
+    """HEAD of the repository that ``package`` is the source of, and whether it was changed; None for both without one.
 
-    A virtual environment often lies inside a repository that has nothing to do with the package in
-    it. So the repository must track the package, as the folder of its name at the top.
+    A virtual environment is often inside a repository that has nothing to do with the package in
+    it, so the repository must track the package, as the folder of its name at the top.
     """
 
     def git(*words: str) -> str:
@@ -288,7 +288,7 @@ def _cpu_name() -> str:
 
 
 def differences(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Where two identities differ, each as ``"config.epochs is 40 there and 60 here"``.
+    """The differences between two identities, each as ``"config.epochs is 40 there and 60 here"``.
 
     A field that the configuration did not have when an identity was written has its default there.
 

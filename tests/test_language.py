@@ -74,7 +74,8 @@ def pages() -> list[str]:
     if listed.returncode:
         return []
     wanted = re.compile(
-        r"(fertools|tests|benchmarks|book)/.*\.(py|md|toml)|[^/]+\.(md|toml|yml|cff)|data/(.*/)?README\.md|Makefile"
+        r"(fertools|tests|benchmarks|book)/.*\.(py|md|toml|js|css|html)|[^/]+\.(md|toml|yml|cff)|\.github/.*\.yml"
+        r"|data/(.*/)?README\.md|data/sweeps/.*\.toml|Makefile"
     )
     names = {name for name in listed.stdout.split("\0") if wanted.fullmatch(name)}
     return sorted(name for name in names if (ROOT / name).is_file() and name != "tests/test_language.py")

@@ -85,7 +85,7 @@ class FaceSet:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """Everything that a training depends on: ``fingerprint``, and a digest of each further field that is present.
+        """Everything that a training run depends on: ``fingerprint``, and a digest of each further field that is set.
 
         A run that was stopped continues only with the same identity.
         """

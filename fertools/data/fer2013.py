@@ -288,8 +288,8 @@ def _differences(faces: FaceSet, md5: str | None) -> list[str]:
         for name, count, expected in zip(CLASSES, found[split], COUNTS[split], strict=True)
         if count != expected
     ]
-    is_folder = Path(faces.source).is_dir()  # its images were saved again by somebody, with other gray levels
-    if is_folder and not wrong:
+    # The folder format's images were saved again as JPEG or PNG, so their gray levels may differ.
+    if Path(faces.source).is_dir() and not wrong:
         return []
     details = wrong[:4] + ["…"] * (len(wrong) > 4) or ["the counts agree, the values do not"]
     if md5:

@@ -74,7 +74,7 @@ def make_splits(
     fold: int = 0,
     seed: int = 0,
 ) -> Splits:
-    """Splits a data set for one training.
+    """Splits a data set for one training run.
 
     Args:
         faces: the whole data set.

@@ -104,7 +104,7 @@ def confusion_matrix(
         side = max(5.5, 0.62 * k + 1.3)  # a cell contains two lines of 9 points
         ax = plt.figure(figsize=(side, side)).add_subplot()
 
-    # Perceptually uniform, and falling in lightness: it reads in gray and with any color vision.
+    # Perceptually uniform and monotonic in lightness: it can be read in grayscale and with any color vision.
     colors = sns.color_palette("mako_r", as_cmap=True).with_extremes(bad="#eeeeee")
     top = 1.0 if rates else max(float(counts.max()), 1.0)
     image = ax.imshow(values, cmap=colors, vmin=0, vmax=top)
@@ -334,7 +334,7 @@ def accuracy_by(
         ax.legend(loc="lower left")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set(xlabel=what, ylabel="accuracy", ylim=(0, 1.02), title=title or "")
-    ax.grid(True, axis="y")  # without True a second call would take it away again
+    ax.grid(True, axis="y")  # without True a second call would turn it off again
     return ax
 
 

@@ -1,4 +1,4 @@
-"""A run's network on its test sets: after training, and again whenever somebody wants to check its record."""
+"""A run's network on its test sets: after training, and again to check its record."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from fertools.errors import RunError
 from fertools.evaluation.calibration import apply_temperature
 from fertools.evaluation.metrics import evaluate
 from fertools.evaluation.prediction import TTA, predict_log_proba
+from fertools.hardware import pick_device
 from fertools.models.weights import load_network
 from fertools.recipes import TrainConfig
 from fertools.records import Record, differences, load_predictions
@@ -33,13 +34,13 @@ NEAR_TIE = 2 * PROBABILITY  # between the two most probable classes: one may los
 
 
 def predict_test_sets(
-    net: nn.Module, parts: Mapping[str, FaceSet], mean: float, std: float, device: torch.device | str
+    net: nn.Module, test_sets: Mapping[str, FaceSet], mean: float, std: float, device: torch.device | str
 ) -> dict[str, np.ndarray]:
     """A network's predictions for several test sets.
 
     Args:
         net: takes (N, 1, 48, 48), gives logits (N, classes).
-        parts: test sets by name.
+        test_sets: by name.
         mean, std: of the training images, in gray levels.
         device: the network is moved there.
 
@@ -47,10 +48,10 @@ def predict_test_sets(
         Log-probabilities (N, classes) by ``"test set/TTA"``, and labels (N,) by ``"test set/labels"``.
     """
     found: dict[str, np.ndarray] = {}
-    for name, part in parts.items():
+    for name, faces in test_sets.items():
         for tta in get_args(TTA):
-            found[f"{name}/{tta}"] = predict_log_proba(net, part.images, mean=mean, std=std, device=device, tta=tta)
-        found[f"{name}/labels"] = part.labels
+            found[f"{name}/{tta}"] = predict_log_proba(net, faces.images, mean=mean, std=std, device=device, tta=tta)
+        found[f"{name}/labels"] = faces.labels
     return found
 
 
@@ -92,6 +93,7 @@ def predict_run(folder: Path, faces: FaceSet, names: Sequence[str], device: str 
     Raises:
         RunError: ``faces`` is not the data that the run was made with, or it has no such test set.
         WeightsError: there are no weights, or they cannot be read.
+        ValueError: there is no such device.
     """
     record = Record.load(folder)
     if differing := differences({"data": record.identity["data"]}, {"data": faces.identity}):
@@ -99,7 +101,7 @@ def predict_run(folder: Path, faces: FaceSet, names: Sequence[str], device: str 
             f"{faces.source or faces.name} is not the data that {folder} was trained on: {', '.join(differing)}"
         )
     net, metadata = load_network(folder / "model.safetensors")
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = pick_device(device)
     net.to(place).to(memory_format=torch.channels_last)
     config = TrainConfig.from_dict(record.identity["config"])
     test = make_splits(faces, config.protocol, config.folds, config.fold, record.identity["seed"]).test

@@ -1,4 +1,4 @@
-"""What the runs reached, as tables: the paper's with our rows, the README's, and recall by class.
+"""Results as tables: the paper's with our rows, the README's, and recall by class.
 
 Everything is computed from records and their predictions; no data set is needed.
 """
@@ -48,7 +48,7 @@ def markdown(lines: Sequence[Mapping[str, str]]) -> str:
 
 
 def results_table(runs: str | Path | None = None) -> str:
-    """What every recorded FER2013 run reached on PrivateTest, in Markdown."""
+    """A Markdown table of the accuracy of every recorded FER2013 run on PrivateTest."""
 
     def cell(record: Record, test_set: str, tta: str) -> str:
         found = record.metrics[test_set][tta]
@@ -72,7 +72,7 @@ def results_table(runs: str | Path | None = None) -> str:
 
 
 def folds_table(runs: str | Path | None = None) -> str:
-    """What every sweep over folds reached that has finished all of them, in Markdown."""
+    """A Markdown table of the accuracy of every sweep that has finished all of its folds."""
     return markdown(
         [
             {

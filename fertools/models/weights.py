@@ -160,7 +160,7 @@ def initialize_from(net: nn.Module, path: Path, classes: Sequence[str]) -> None:
     even if on as many.
 
     Args:
-        net: of the file's architecture, but for the number of classes.
+        net: of the file's architecture, except for the number of classes.
         path: a file that :func:`save_network` wrote.
         classes: the label names that ``net`` is to learn.
 

@@ -1,7 +1,7 @@
-"""Batch augmentation on the training device, drawn anew for every image.
+"""Batch augmentation on the training device, with random parameters for every image.
 
 The paper's (section 3.2) are a horizontal flip, and a 48x48 crop after zero-padding by 4 pixels. The
-others belong to the tuned recipes, or are there to be tried. :func:`augment` changes each image by
+others belong to the tuned recipes, or are for you to try. :func:`augment` changes each image by
 itself and keeps its label; :func:`mixup` and :func:`cutmix` make one image of two, and one label.
 
 torchvision's v2 transforms compute the same, but draw one set of parameters for a whole batch, or else
@@ -48,7 +48,7 @@ def augment(images: Tensor, config: AugmentConfig, generator: torch.Generator) -
 
 
 def random_crop_flip(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Zero-pads, crops the original size at a random place, and flips some, all in one gather."""
+    """Zero-pads, crops the original size at a random place, and flips some, in one gather: (N, H, W) to (N, H, W)."""
     n, h, w = images.shape
     device, pad = images.device, config.pad
     padded = F.pad(images, (pad, pad, pad, pad))
@@ -64,7 +64,10 @@ def random_crop_flip(images: Tensor, config: AugmentConfig, generator: torch.Gen
 
 
 def random_rotate_zoom(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Rotates clockwise and scales about the center, bilinear; black outside, as the padding is."""
+    """Rotates clockwise and scales about the center, bilinear: float (N, H, W) to (N, H, W).
+
+    What was outside the image is black, like the padding.
+    """
     n = len(images)
     angle = math.radians(config.rotate) * _uniform(n, generator)
     scale = 1 + config.zoom * _uniform(n, generator)
@@ -76,7 +79,7 @@ def random_rotate_zoom(images: Tensor, config: AugmentConfig, generator: torch.G
 
 
 def random_erase(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Covers a random box of some images with the image's mean."""
+    """Covers a random box of some images with the image's mean: float (N, H, W) to (N, H, W)."""
     n, h, w = images.shape
     device = images.device
     u = torch.rand(n, 5, generator=generator, device=device)
@@ -111,8 +114,8 @@ def mixup(images: Tensor, targets: Tensor, alpha: float, generator: torch.Genera
 def cutmix(images: Tensor, targets: Tensor, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Pastes a box of the image before it in the batch into every image (Yun et al. 2019).
 
-    The box has a random center, ends at the edge of the image, and covers one minus a draw from
-    Beta(alpha, alpha) of its area. A label counts by the pixels that are left of its image.
+    The box has a random center, is clipped at the edge of the image, and covers one minus a draw from
+    Beta(alpha, alpha) of its area. Each label is weighted by the fraction of pixels that its image keeps.
 
     Args and returns: as :func:`mixup`.
     """

@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
 
     By default every large tensor is fresh, zeroed memory: on two CPU cores, a third of a training
     step was spent on page faults. The setting affects the whole process, so the command line makes it
-    and the trainer does not. Call this yourself before a long training on a CPU.
+    and the trainer does not. Call this yourself before a long training run on a CPU.
     """
     if sys.platform == "linux":
         try:

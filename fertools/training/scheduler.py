@@ -1,8 +1,8 @@
 """The runs of a sweep, one after the other: in this process, in several, or on Ray.
 
-On CPUs, one thread for each run and one run for each core is fastest: two one-thread trainings reached
-424 images/s together where one two-thread training reached 413 on a quiet machine, and 22 on a busy one,
-because its threads wait for each other.
+On CPUs, one thread for each run and one run for each core is fastest: two one-thread runs reached 424
+images/s together. One two-thread run reached 413 on a quiet machine, and 22 on a busy one, because its threads wait
+for each other.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run_sweep(
     say: Callable[[str], None] = print,
     progress: bool = True,
 ) -> None:
-    """Makes every run of a sweep that has no record yet; one that was interrupted is continued.
+    """Trains every run of a sweep that has no record yet, and continues those that were interrupted.
 
     A run that fails does not keep the others from running. SIGINT and SIGTERM stop all runs under
     way with a checkpoint; the same call continues them.
@@ -250,7 +250,7 @@ def _in_processes(
                     running.remove(job)
                     yield job.name, job.result(stopping)
     finally:
-        for job in running:  # after an error in this process, or a second signal, which stops them at once
+        for job in running:  # after an error in this process, or a second signal
             job.process.terminate()
 
 
@@ -294,8 +294,8 @@ def _on_ray(
     todo: list[tuple[Run, Path]], faces: FaceSet, common: dict[str, Any], wanted: OnRay
 ) -> Iterator[tuple[str, Outcome]]:
     """The runs as tasks of Ray, in the order in which they end. Ray itself retries a run whose worker died."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report its use to its makers
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its coming default; it warns otherwise
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send usage statistics to its makers
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the next default; without it, Ray warns
     try:
         ray: Any = import_module("ray")  # its types differ from version to version
     except ImportError:

@@ -7,7 +7,7 @@ A sweep is a TOML file, ``data/sweeps/NAME.toml``::
     recipe = "cpu-ckplus"
     seeds = [0]                             # the default
     set = ["epochs=40"]                     # overrides that all runs have in common
-    init = ""                               # a finished run whose weights all runs start from
+    init = ""                               # a finished run that all runs are fine-tuned from
 
     [vary]                                  # every combination of these
     fold = [0, 1, 2]
@@ -52,7 +52,7 @@ _KEYS: dict[str, type] = {
     "vary": dict,
     "run": list,
 }
-_ROW_KEYS: dict[str, type] = {"name": str, "set": list}
+_VARIANT_KEYS: dict[str, type] = {"name": str, "set": list}
 
 MAX_RUNS = 10_000  # more is a mistake in the file
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")  # of a folder, on every system
@@ -62,7 +62,7 @@ State = Literal["new", "unfinished", "done"]
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a sweep."""
+    """One training run of a sweep."""
 
     name: str  # its folder's
     overrides: tuple[str, ...]  # of the recipe, "field=value" each
@@ -103,30 +103,31 @@ class Sweep:
     @classmethod
     def _from(cls, name: str, values: dict[str, Any]) -> Sweep:
         _check_keys(values, _KEYS, required=("data", "recipe"))
-        seeds, vary, rows = values.get("seeds", [0]), _fields(values.get("vary", {})), values.get("run", [{}])
+        seeds, vary, variants = values.get("seeds", [0]), _fields(values.get("vary", {})), values.get("run", [{}])
         if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds = {seeds!r}: expected different whole numbers from 0, e.g. [0, 1, 2]")
-        if not rows:
+        if not variants:
             raise ValueError("run is empty: leave it out, or write [[run]] tables")
-        for row in rows if "run" in values else ():
-            _check_keys(row, _ROW_KEYS, required=("name", "set"), where="[[run]]: ")
-            _check_name(row["name"], "[[run]]: name")
+        for variant in variants if "run" in values else ():
+            _check_keys(variant, _VARIANT_KEYS, required=("name", "set"), where="[[run]]: ")
+            _check_name(variant["name"], "[[run]]: name")
         _check_name(name, "the file's name")
-        n = len(seeds) * len(rows) * math.prod(map(len, vary.values()))
+        n = len(seeds) * len(variants) * math.prod(map(len, vary.values()))
         if n > MAX_RUNS:
             raise ValueError(f"these are {n:,} runs, more than {MAX_RUNS:,}; vary fewer fields together")
         runs: dict[str, Run] = {}
         same: dict[tuple[TrainConfig, int], str] = {}
-        # Seed by seed, so that a sweep stopped half-way has compared everything once.
-        for seed, row, *choice in itertools.product(seeds, rows, *vary.values()):
+        # Seed by seed, so that a sweep that is stopped halfway has compared everything once.
+        for seed, variant, *choice in itertools.product(seeds, variants, *vary.values()):
             varied = dict(zip(vary, choice, strict=True))
-            parts = [row["name"]] if row else []
+            parts = [variant["name"]] if variant else []
             parts += [f"{field.split('.')[-1]}-{_text(value).replace(',', '-')}" for field, value in varied.items()]
             if len(seeds) > 1 or not parts:
                 parts.append(f"seed-{seed}")
             run_name = "_".join(parts)
             _check_name(run_name, "a run's name")
-            overrides = (*values.get("set", []), *row.get("set", []), *(f"{f}={_text(v)}" for f, v in varied.items()))
+            own = [f"{field}={_text(value)}" for field, value in varied.items()]
+            overrides = (*values.get("set", []), *variant.get("set", []), *own)
             try:
                 config = _build(values["recipe"], overrides)
             except ValueError as error:
@@ -144,7 +145,7 @@ class Sweep:
         return runs_folder(runs) / self.name / run.name
 
     def weights(self, runs: str | Path | None = None) -> Path | None:
-        """The weights that every run starts from, if not from random ones.
+        """The weights that every run is fine-tuned from, or None.
 
         Raises:
             RunError: the run ``init`` is not there or not finished.

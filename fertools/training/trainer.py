@@ -75,7 +75,7 @@ def train(
         init: a ``model.safetensors`` to fine-tune instead of random weights. The last layer starts
             anew if the classes differ.
         compile: run ``torch.compile`` first; None does so on CUDA only.
-        recipe: the recipe's name and its ``overrides``, for the record.
+        recipe, overrides: the recipe's name and its changed fields, for the record.
         minutes: stop after that many minutes with a checkpoint, raising :class:`Interrupted`.
         checkpoint_minutes: time between checkpoints; every epoch ends with one in any case.
         tensorboard: also write the history to ``folder/tensorboard``.
@@ -87,6 +87,8 @@ def train(
     Raises:
         TrainingError: the loss is not finite, the disk is full, the set is smaller than a batch,
             another process trains in ``folder``, or it contains another run.
+        DataError: the set has no such splits or folds, or lacks the votes that the targets need.
+        ValueError: there is no such device.
         WeightsError: ``init`` or the checkpoint is damaged, or does not fit the network.
         Interrupted: stopped by SIGINT, SIGTERM, or ``minutes``, with a checkpoint.
     """

@@ -136,7 +136,7 @@ def undisturbed(toy_sweep: Sweep, tmp_path_factory: pytest.TempPathFactory) -> P
 # --- The file ---
 
 
-def test_runs_are_rows_times_varied_fields_times_seeds(tmp_path: Path) -> None:
+def test_runs_are_variants_times_varied_fields_times_seeds(tmp_path: Path) -> None:
     sweep = read(
         tmp_path,
         """

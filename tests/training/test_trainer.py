@@ -511,7 +511,7 @@ def test_a_batch_that_does_not_fit_is_refused(faces: FaceSet, tmp_path: Path) ->
         quick(dataclasses.replace(PLAIN, batch_size=500), faces, tmp_path)
 
 
-def test_starting_from_other_weights(undisturbed: Path, tmp_path: Path) -> None:
+def test_fine_tuning_another_runs_weights(undisturbed: Path, tmp_path: Path) -> None:
     init = undisturbed / "model.safetensors"
     tensors, _ = load_weights(init)
     same = Trainer.from_config(PLAIN, toy_faces(), tmp_path, device="cpu", init=init)

@@ -1,6 +1,6 @@
 // From an image to the 48x48 gray face that the network sees: fertools/data/faces.py, in JavaScript.
 // A test compares both: they differ by one gray level at most.
-// Pictures are {data, width, height}, as canvases give them: four bytes a pixel.
+// Images are {data, width, height}, as canvases give them: four bytes a pixel.
 
 export const IMAGE_SIZE = 48;
 const MARGIN = 0.1; // of the box's side, shown on each side of it
@@ -8,7 +8,7 @@ const LIFT = 0.1; // of the box's side: how far the square's center is above the
 
 const clamp = (value, last) => Math.min(Math.max(value, 0), last);
 
-// Python's round: halves go to the even neighbour.
+// Python's round: halves round to the even neighbor.
 const round = (x) => (x % 1 === 0.5 && Math.floor(x) % 2 === 0 ? Math.floor(x) : Math.round(x));
 
 // The square around a face: the box, a margin, and lifted, since the boxes hang low.

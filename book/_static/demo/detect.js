@@ -13,7 +13,7 @@ const SAME_FACE = 0.3; // overlap, intersection over union, from which two boxes
 const DLIB_SIDE = 1.02;
 const DLIB_DOWN = -0.02;
 
-// Centres that the detector's 896 boxes are told from: two boxes at each of 16x16 places, six at each of 8x8.
+// Anchors of the detector's 896 boxes, as centers: two boxes at each of 16x16 places, six at each of 8x8.
 const ANCHORS = [[16, 2], [8, 6]].flatMap(([places, boxes]) =>
   Array.from({ length: places * places * boxes }, (_, i) => {
     const place = Math.floor(i / boxes);
