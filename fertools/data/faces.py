@@ -62,7 +62,7 @@ class Extracted:
     """The faces that :func:`extract` found in one image.
 
     Attributes:
-        source: the file, or ``"image 3"`` for the fourth array of the list.
+        source: the file, or ``"image 3"`` for the fourth image of the list.
         boxes: all faces, highest score first.
         crops: uint8, (faces, 48, 48), in the order of ``boxes``.
         problem: why there are no faces; None if there are.
@@ -281,7 +281,7 @@ def crop(gray: np.ndarray, box: Box, *, margin: float = MARGIN, lift: float = LI
 
 
 def extract(
-    images: Iterable[str | os.PathLike[str] | np.ndarray],
+    images: Iterable[str | os.PathLike[str] | np.ndarray | Image.Image],
     *,
     upsample: int = 1,
     margin: float = MARGIN,
@@ -294,7 +294,7 @@ def extract(
     processed.
 
     Args:
-        images: files (see :func:`read_image`) and arrays (see :func:`to_gray`), in any combination.
+        images: files (see :func:`read_image`), and arrays or Pillow images (see :func:`to_gray`), in any combination.
         upsample: see :func:`detect`.
         margin: see :func:`crop`.
         lift: see :func:`crop`.
@@ -304,8 +304,8 @@ def extract(
         TypeError: a single image instead of a list.
         MissingExtraError: dlib or OpenCV is not installed.
     """
-    if isinstance(images, (str, os.PathLike, np.ndarray)):
-        raise TypeError("extract takes a list of files or arrays; for a single image, use [image]")
+    if isinstance(images, (str, os.PathLike, np.ndarray, Image.Image)):
+        raise TypeError("extract takes a list of images; for a single image, use [image]")
     results = []
     for i, image in enumerate(tqdm(images, desc="faces", unit="image", disable=not progress)):
         is_file = isinstance(image, (str, os.PathLike))

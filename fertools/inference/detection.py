@@ -128,5 +128,5 @@ def _ignore_interrupts() -> None:
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """How many logical cores this process may use. Unlike :mod:`fertools.hardware`, this needs no PyTorch."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

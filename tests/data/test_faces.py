@@ -380,7 +380,7 @@ def test_extract_can_be_silent_and_empty(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("one", ["a.png", Path("a.png"), ASTRONAUT])
+@pytest.mark.parametrize("one", ["a.png", Path("a.png"), ASTRONAUT, Image.fromarray(ASTRONAUT)])
 def test_extract_refuses_one_image(one: object) -> None:
     with pytest.raises(TypeError, match="list"):
         extract(one)  # type: ignore[arg-type]
