@@ -56,6 +56,7 @@ def test_page_is_accessible_in_both_themes_offline_and_on_a_phone(served: str, c
         page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
         found = {"light": serious(page, [])}
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        page.evaluate("Promise.allSettled(document.getAnimations().map(a => a.finished))")  # colors fade over
         found["dark"] = serious(page, COLORS)
         page.set_viewport_size(PHONE)
         wide = page.evaluate("document.documentElement.scrollWidth")
