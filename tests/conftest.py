@@ -57,7 +57,7 @@ def tiny_fer2013() -> FaceSet:
 
 @pytest.fixture(scope="session")
 def published_fer2013() -> FaceSet:
-    """The real set, where somebody has placed it."""
+    """The real set, if it is in ``data/``."""
     if not (PUBLISHED / "fer2013.csv").exists():
         pytest.skip("FER2013 is not in data/fer2013; see data/README.md")
     from fertools.data import fer2013

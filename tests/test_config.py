@@ -106,6 +106,6 @@ def test_overrides_reach_every_level_and_leave_the_original() -> None:
         boat.with_overrides(["seats"])
 
 
-def test_nearest_says_nothing_of_what_is_far() -> None:
+def test_nearest_suggests_nothing_that_is_far() -> None:
     assert nearest("sets", ["seats", "draft"]) == " (did you mean 'seats'?)"
     assert nearest("zzz", ["seats", "draft"]) == ""

@@ -176,7 +176,7 @@ def test_readme_python_runs() -> None:
     assert names["scores"].shape == (1, 7)  # type: ignore[attr-defined]
 
 
-def test_readme_shows_what_the_records_hold(tracked: list[str]) -> None:
+def test_readme_shows_what_the_records_contain(tracked: list[str]) -> None:
     """Every line is computed from a record, and every tracked record has its line."""
     readme = (ROOT / "README.md").read_text()
     for mark, table, file in [("results", results_table, "record.json"), ("folds", folds_table, "groups.json")]:

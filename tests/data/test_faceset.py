@@ -137,7 +137,7 @@ def test_repr_is_short() -> None:
     assert repr(replace(faces, split=None)) == "FaceSet('numbered', 7 images, 3 classes, 7 subjects)"
 
 
-def pictures(html: str) -> list[np.ndarray]:
+def shown_images(html: str) -> list[np.ndarray]:
     codes = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(code)))) for code in codes]
 
@@ -145,7 +145,7 @@ def pictures(html: str) -> list[np.ndarray]:
 def test_html_shows_counts_and_the_first_faces_of_each_class() -> None:
     faces = replace(numbered(7), classes=("a", "b", "<c>", "d"))
     html = faces.to_html(per_class=2)
-    a, b, c = pictures(html)  # and none of the empty class d
+    a, b, c = shown_images(html)  # and none of the empty class d
     for found, rows in ((a, [0, 3]), (b, [1, 4]), (c, [2, 5])):
         assert np.array_equal(found, np.concatenate(faces.images[rows]))
     assert "<c>" not in html
@@ -156,8 +156,8 @@ def test_html_shows_counts_and_the_first_faces_of_each_class() -> None:
 
 def test_notebooks_show_faces_of_the_synthetic_sets_alone() -> None:
     faces = numbered(24)
-    assert len(pictures(replace(faces, name="synthetic")._repr_html_())) == 3
-    assert len(pictures(replace(faces, name="synthetic-sequences")._repr_html_())) == 3
+    assert len(shown_images(replace(faces, name="synthetic")._repr_html_())) == 3
+    assert len(shown_images(replace(faces, name="synthetic-sequences")._repr_html_())) == 3
     for name in ("numbered", "fer2013", "ferplus", "ckplus", "ckplus48"):
         html = replace(faces, name=name)._repr_html_()
         assert "<img" not in html

@@ -260,11 +260,11 @@ def test_the_figure_shows_every_part(predictor: Predictor, face: np.ndarray, n: 
     figure = plots.explanation(found)
     assert isinstance(figure, Figure)
     figure.savefig(tmp_path / "figure.png")
-    pictures = [image for ax in figure.axes for image in ax.images]
-    np.testing.assert_array_equal(pictures[0].get_array(), face)
-    np.testing.assert_array_equal(pictures[1].get_array(), found.attributions)
-    np.testing.assert_array_equal(pictures[2].get_array(), found.occlusion)
-    assert len(pictures) == 3 + n
+    drawn = [image for ax in figure.axes for image in ax.images]
+    np.testing.assert_array_equal(drawn[0].get_array(), face)
+    np.testing.assert_array_equal(drawn[1].get_array(), found.attributions)
+    np.testing.assert_array_equal(drawn[2].get_array(), found.occlusion)
+    assert len(drawn) == 3 + n
     bars = [[bar.get_width() for bar in ax.patches if isinstance(bar, Rectangle)] for ax in figure.axes if ax.patches]
     assert list(found.probabilities.values()) in bars
     assert list(found.branches.values()) in bars

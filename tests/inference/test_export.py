@@ -1,4 +1,4 @@
-"""The exported file answers as PyTorch does, whatever the batch, and a wrong one is never left."""
+"""The exported file predicts what PyTorch does, whatever the batch, and a wrong file is never written."""
 
 from __future__ import annotations
 
@@ -83,18 +83,18 @@ def graph(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> onnx.ModelProto:
     return graph
 
 
-def answers(path: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def outputs(path: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     logits, probabilities = session.run(["logits", "probabilities"], {"pixels": images[:, None].astype(np.float32)})
     return logits, probabilities
 
 
 @pytest.mark.parametrize("n", [1, 3, 64])
-def test_every_batch_answers_as_pytorch_does(fp32: Path, net: MultiScaleFusionNet, n: int) -> None:
+def test_every_batch_gives_what_pytorch_gives(fp32: Path, net: MultiScaleFusionNet, n: int) -> None:
     images = np.random.default_rng(n).integers(0, 256, (n, 48, 48), dtype=np.uint8)
     with torch.inference_mode():
         wanted = net(((torch.from_numpy(images).float() - 110) / 55)[:, None]).numpy()
-    logits, probabilities = answers(fp32, images)
+    logits, probabilities = outputs(fp32, images)
     np.testing.assert_allclose(logits, wanted, atol=1e-4)
     calibrated = np.exp(apply_temperature(predict_log_proba(net, images, mean=110, std=55), 0.8))
     np.testing.assert_allclose(probabilities, calibrated, atol=1e-5)
@@ -126,12 +126,12 @@ def test_fp16_is_half_the_size_and_close(run: Path, fp32: Path, tmp_path: Path, 
     half = export_onnx(run, tmp_path / "half.onnx", "fp16")
     weights = [onnx.numpy_helper.to_array(w).nbytes for w in onnx.load(half).graph.initializer]
     assert sum(weights) < 0.52 * sum(onnx.numpy_helper.to_array(w).nbytes for w in onnx.load(fp32).graph.initializer)
-    np.testing.assert_allclose(answers(half, faces.images)[0], answers(fp32, faces.images)[0], atol=0.05)
+    np.testing.assert_allclose(outputs(half, faces.images)[0], outputs(fp32, faces.images)[0], atol=0.05)
 
 
 @pytest.mark.parametrize("fusion", ["per-channel", "excite"])
 def test_fusions_beyond_the_paper_are_exported_too(fusion: str, tmp_path: Path) -> None:
-    """The export itself holds the file's answers against PyTorch's, for two sizes of batch."""
+    """The export itself compares the file's outputs with PyTorch's, for two sizes of batch."""
     config = NetworkConfig(width=4, scales=(12, 24), units=1, hidden=8, fusion=fusion, drop_path=0.5)  # type: ignore[arg-type]
     net = build(config).eval()
     for name, p in net.named_parameters():
@@ -158,9 +158,9 @@ def test_int8_stores_bytes_and_keeps_the_labels(run: Path, fp32: Path, tmp_path:
     convolutions = [node.input[1] for node in onnx.load(fp32).graph.node if node.op_type in ("Conv", "Gemm")]
     assert weights >= set(convolutions)
     test = faces.of_split("PrivateTest")
-    right = answers(fp32, test.images)[0].argmax(1) == test.labels
+    right = outputs(fp32, test.images)[0].argmax(1) == test.labels
     assert right.mean() > 0.9  # the toy network knows its faces, so that the next line says something
-    assert (answers(small, test.images)[0].argmax(1) == test.labels).mean() > 0.9
+    assert (outputs(small, test.images)[0].argmax(1) == test.labels).mean() > 0.9
 
 
 def test_int8_that_changes_the_labels_is_refused(
@@ -173,7 +173,7 @@ def test_int8_that_changes_the_labels_is_refused(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_file_that_answers_otherwise_is_refused(
+def test_a_file_with_other_outputs_is_refused(
     run: Path, graph: onnx.ModelProto, tmp_path: Path, precision: export.Precision
 ) -> None:
     there = tmp_path / "model.onnx"
@@ -224,6 +224,6 @@ def test_the_shipped_run_labels_privatetest_as_its_record(published_fer2013: Fac
     if published_fer2013.fingerprint != Record.load(RUN).identity["data"]["content"]:
         pytest.skip("data/fer2013 is not the FER2013 that the run was made with")
     wanted = load_predictions(RUN)["PrivateTest/single-crop"][::7]
-    logits, _ = answers(export_onnx(RUN, tmp_path / "model.onnx"), test.images[::7])
+    logits, _ = outputs(export_onnx(RUN, tmp_path / "model.onnx"), test.images[::7])
     np.testing.assert_array_equal(logits.argmax(1), wanted.argmax(1))
     np.testing.assert_allclose(torch.from_numpy(logits).log_softmax(1).numpy(), wanted, atol=1e-4)

@@ -56,12 +56,12 @@ TOY = ModelMetadata(SMALL, tuple(CLASSES), mean=120.0, std=60.0, temperature=0.5
 def toy_net() -> MultiScaleFusionNet:
     torch.manual_seed(0)
     net = MultiScaleFusionNet(SMALL)
-    torch.nn.init.normal_(net.head[-1].weight, std=2)  # so that pictures differ in their probabilities
+    torch.nn.init.normal_(net.head[-1].weight, std=2)  # so that images differ in their probabilities
     return net
 
 
 def one_face(gray: np.ndarray) -> list[Box]:
-    """A detector that sees a face wherever a picture is as large as one."""
+    """A detector that sees a face wherever an image is as large as one."""
     return [BOX] if min(gray.shape) >= 130 else []
 
 
@@ -105,7 +105,7 @@ def test_the_current_folder_comes_first(home: Path, tmp_path: Path, monkeypatch:
     assert Predictor.from_pretrained().classes == tuple(CLASSES)
 
 
-def test_what_is_missing_is_said_with_the_places_looked_at(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named_with_the_places_searched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
     with pytest.raises(RunError) as error:
         Predictor.from_pretrained("nosuch")
@@ -114,7 +114,7 @@ def test_what_is_missing_is_said_with_the_places_looked_at(home: Path, monkeypat
     assert SHIPPED in str(error.value).split("runs are: ")[1]
 
 
-def test_a_file_that_is_no_network_of_ours(tmp_path: Path) -> None:
+def test_a_file_that_is_not_one_of_our_networks(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no weights at"):
         Predictor.from_pretrained(tmp_path / "a.safetensors")
     (tmp_path / "b.pth").write_bytes(b"\x80\x04.")
@@ -211,7 +211,7 @@ def test_classify_refuses_what_is_no_batch_of_crops(toy: Predictor, crops: np.nd
         toy.classify(crops)
 
 
-def test_a_face_holds_the_probabilities_of_its_crop(toy: Predictor) -> None:
+def test_a_face_has_the_probabilities_of_its_crop(toy: Predictor) -> None:
     (face,) = toy.predict(PORTRAIT).faces
     (wanted,) = toy.classify(crop(to_gray(PORTRAIT), BOX)[None])
     assert face.box == BOX
@@ -222,7 +222,7 @@ def test_a_face_holds_the_probabilities_of_its_crop(toy: Predictor) -> None:
     assert sum(face.probabilities.values()) == pytest.approx(1)
 
 
-def test_it_abstains_below_the_threshold_alone() -> None:
+def test_it_abstains_only_below_the_threshold() -> None:
     confidence = Predictor(toy_net(), TOY, detector=one_face).predict(PORTRAIT).faces[0].confidence
     for threshold, abstains in [(0.0, False), (confidence, False), (np.nextafter(confidence, 1), True), (1.01, True)]:
         predictor = Predictor(toy_net(), TOY, threshold=threshold, detector=one_face)
@@ -232,7 +232,7 @@ def test_it_abstains_below_the_threshold_alone() -> None:
 def test_a_list_keeps_its_order_whatever_the_batch(toy: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(shifted(9)).save(path)
-    pictures: list[ImageSource] = [
+    sources: list[ImageSource] = [
         PORTRAIT,
         "nosuch.png",
         path,
@@ -240,23 +240,23 @@ def test_a_list_keeps_its_order_whatever_the_batch(toy: Predictor, tmp_path: Pat
         Image.fromarray(shifted(18)),
         str(path),
     ]
-    results = toy.predict(pictures)
+    results = toy.predict(sources)
     assert [r.source for r in results] == ["image 0", "nosuch.png", str(path), "image 3", "image 4", str(path)]
     assert [len(r.faces) for r in results] == [1, 0, 1, 0, 1, 1]
     assert [r.message for r in results] == [None, "no such file", None, "no face found", None, None]
     assert [r.failed for r in results] == [False, True, False, False, False, False]
-    alone = [toy.predict(picture) for picture in pictures]
+    alone = [toy.predict(source) for source in sources]
     for batch in (1, 2, 32):
-        for found, by_itself in zip(toy.stream(pictures, batch), alone, strict=True):
+        for found, by_itself in zip(toy.stream(sources, batch), alone, strict=True):
             for face, wanted in zip(found.faces, by_itself.faces, strict=True):
                 assert list(face.probabilities.values()) == pytest.approx(list(wanted.probabilities.values()), abs=1e-6)
     assert results[0].faces[0].probabilities != results[2].faces[0].probabilities
     assert results[2] == results[5]
     with pytest.raises(ValueError, match="batch must be at least 1"):
-        next(toy.stream(pictures, 0))
+        next(toy.stream(sources, 0))
 
 
-def test_a_stream_takes_no_more_pictures_than_a_batch(toy: Predictor) -> None:
+def test_a_stream_takes_no_more_images_than_a_batch(toy: Predictor) -> None:
     taken = []
 
     def endless() -> Iterator[np.ndarray]:
@@ -270,7 +270,7 @@ def test_a_stream_takes_no_more_pictures_than_a_batch(toy: Predictor) -> None:
 
 
 @pytest.mark.parametrize("source", [3, None, [PORTRAIT, 3]])
-def test_what_is_no_picture_is_a_mistake_of_the_caller(toy: Predictor, source: Any) -> None:
+def test_anything_but_an_image_is_a_type_error(toy: Predictor, source: Any) -> None:
     with pytest.raises(TypeError):
         toy.predict(source)
 
@@ -365,7 +365,7 @@ def test_a_prediction_is_short_in_words_and_drawn_in_a_notebook(toy: Predictor, 
 # --- The table of bad inputs ------------------------------------------------------------------
 
 
-def picture(suffix: str, image: Image.Image, **how: Any) -> Callable[[Path], Path]:
+def image_file(suffix: str, image: Image.Image, **how: Any) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         image.save(folder / f"x{suffix}", **how)
         return folder / f"x{suffix}"
@@ -391,7 +391,7 @@ def turned() -> Callable[[Path], Path]:
     """Stored on its side, with the EXIF orientation that puts it upright."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    return picture(".jpg", COLOR.rotate(90, expand=True), exif=exif)
+    return image_file(".jpg", COLOR.rotate(90, expand=True), exif=exif)
 
 
 COLOR = Image.fromarray(PORTRAIT)
@@ -401,24 +401,24 @@ NOISE = np.random.default_rng(0).integers(0, 256, (90, 120), dtype=np.uint8)
 
 # what it is: how it is made, faces, the word for it where there are none, whether it failed
 INPUTS: dict[str, tuple[Callable[[Path], Path], int, str | None, bool]] = {
-    "color": (picture(".png", COLOR), 1, None, False),
-    "gray": (picture(".png", Image.fromarray(GRAY)), 1, None, False),
-    "RGBA": (picture(".png", Image.fromarray(ALPHA)), 1, None, False),
-    "16 bit": (picture(".png", Image.fromarray(GRAY.astype(np.uint16) * 257)), 1, None, False),
-    "palette": (picture(".gif", COLOR.quantize(64)), 1, None, False),
-    "CMYK": (picture(".jpg", COLOR.convert("CMYK")), 1, None, False),
+    "color": (image_file(".png", COLOR), 1, None, False),
+    "gray": (image_file(".png", Image.fromarray(GRAY)), 1, None, False),
+    "RGBA": (image_file(".png", Image.fromarray(ALPHA)), 1, None, False),
+    "16 bit": (image_file(".png", Image.fromarray(GRAY.astype(np.uint16) * 257)), 1, None, False),
+    "palette": (image_file(".gif", COLOR.quantize(64)), 1, None, False),
+    "CMYK": (image_file(".jpg", COLOR.convert("CMYK")), 1, None, False),
     "turned by EXIF": (turned(), 1, None, False),
-    "two faces": (picture(".png", Image.fromarray(np.hstack([PORTRAIT, PORTRAIT]))), 2, None, False),
-    "no face": (picture(".png", Image.fromarray(NOISE)), 0, "no face found; faces must be upright", False),
-    "one pixel": (picture(".png", Image.new("L", (1, 1))), 0, "no face found", False),
+    "two faces": (image_file(".png", Image.fromarray(np.hstack([PORTRAIT, PORTRAIT]))), 2, None, False),
+    "no face": (image_file(".png", Image.fromarray(NOISE)), 0, "no face found; faces must be upright", False),
+    "one pixel": (image_file(".png", Image.new("L", (1, 1))), 0, "no face found", False),
     "missing": (lambda folder: folder / "nosuch.png", 0, "no such file", True),
     "folder": (lambda folder: folder, 0, "a folder, not an image", True),
     "empty": (content(b""), 0, "the file is empty", True),
-    "no picture": (content(b"Dear all,"), 0, "not an image in any known format", True),
+    "no image": (content(b"Dear all,"), 0, "not an image in any known format", True),
     "cut short": (content(jpeg(COLOR)[:3000]), 0, "cannot be read as an image", True),
     "huge": (content(b"P5 10000 10000 255\n", "x.pgm"), 0, "more than 89,478,485 pixels", True),
     "far too huge": (content(b"P5 99999 99999 255\n", "x.pgm"), 0, "more than 89,478,485 pixels", True),
-    "32 bit": (picture(".tif", Image.fromarray(GRAY.astype(np.float32))), 0, "unknown in 32-bit images", True),
+    "32 bit": (image_file(".tif", Image.fromarray(GRAY.astype(np.float32))), 0, "unknown in 32-bit images", True),
 }
 
 
@@ -480,7 +480,7 @@ def test_a_video_gives_its_frames_with_their_times(toy: Predictor, video: Path) 
     assert [r.frame for r in results] == [0, 7, 14, 21, 28]
     assert [r.seconds for r in results] == pytest.approx([0, 0.7, 1.4, 2.1, 2.8], abs=0.01)
     assert {r.source for r in results} == {str(video)}
-    for result in results:  # as the picture that went in, but for what the video's compression took
+    for result in results:  # like the image that went in, except for what the video's compression took
         (still,) = toy.predict(shifted(result.frame or 0)).faces
         found = result.faces[0].probabilities.values()
         assert list(found) == pytest.approx(list(still.probabilities.values()), abs=0.1)
@@ -591,8 +591,8 @@ def stroke(image: Image.Image, face: Face) -> float:
     return float(changed.mean())
 
 
-def test_copies_show_answers_and_abstentions_in_other_strokes(toy: Predictor, tmp_path: Path) -> None:
-    path = picture(".png", COLOR)(tmp_path)
+def test_copies_draw_labels_and_abstentions_differently(toy: Predictor, tmp_path: Path) -> None:
+    path = image_file(".png", COLOR)(tmp_path)
     result = toy.predict(path)
     sure, unsure = (replace(result, faces=(replace(result.faces[0], abstain=a),)) for a in (False, True))
     full, dashed = annotate(path, sure), annotate(path, unsure)
@@ -607,7 +607,7 @@ def test_copies_show_answers_and_abstentions_in_other_strokes(toy: Predictor, tm
 
 
 @pytest.mark.parametrize("what", [what for what, row in INPUTS.items() if row[1]])
-def test_copies_of_every_kind_of_picture_are_upright_and_in_color(what: str, toy: Predictor, tmp_path: Path) -> None:
+def test_copies_of_every_kind_of_image_are_upright_and_in_color(what: str, toy: Predictor, tmp_path: Path) -> None:
     path = INPUTS[what][0](tmp_path)
     image = annotate(path, replace(toy.predict(path), faces=()))
     assert image.mode == "RGB"
@@ -619,7 +619,7 @@ def test_copies_of_every_kind_of_picture_are_upright_and_in_color(what: str, toy
 
 
 def test_a_face_at_the_edge_keeps_its_words_inside(toy: Predictor, tmp_path: Path) -> None:
-    path = picture(".png", Image.new("RGB", (200, 60)))(tmp_path)
+    path = image_file(".png", Image.new("RGB", (200, 60)))(tmp_path)
     face = Face(Box(150, -20, 230, 60), {"happy": 0.9, "sad": 0.1}, "happy", 0.9, False)
     image = np.asarray(annotate(path, Prediction("x", (face,))))
     letters = (image > 200).all(2)[:20, :148]  # left of the box, white on the words' ground
@@ -655,7 +655,7 @@ def fertools(
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    """Two portraits in a folder with something else, a file that is none, and a picture without a face."""
+    """Two portraits in a folder with something else, a file that isn't an image, and an image without a face."""
     (tmp_path / "both").mkdir()
     Image.fromarray(shifted(5)).save(tmp_path / "both" / "b.JPG")
     Image.fromarray(PORTRAIT).save(tmp_path / "both" / "a.png")
@@ -678,7 +678,7 @@ def test_command_in_words(fertools: Command, files: list[str]) -> None:
     assert lines[0].endswith("not an image in any known format")
     assert re.search(r": (unsure \()?(cross|glad|calm) \d+%", lines[1])
     assert "no face found" in lines[3]
-    assert fertools(*files[1:])[0] == 0  # no face is an answer
+    assert fertools(*files[1:])[0] == 0  # no face is a result
 
 
 def test_command_in_json_lines(fertools: Command, files: list[str], home: Path) -> None:
@@ -712,7 +712,7 @@ def test_command_shows_progress_of_many_on_standard_error(fertools: Command, tmp
     assert fertools("n.png")[2] == ""
 
 
-def test_command_writes_copies_beside_what_is_there(fertools: Command, files: list[str], tmp_path: Path) -> None:
+def test_command_writes_copies_and_keeps_existing_files(fertools: Command, files: list[str], tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     shutil.copy(tmp_path / "both" / "a.png", tmp_path / "other" / "a.png")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -734,7 +734,7 @@ def test_command_leaves_no_half_copy(
     monkeypatch.setattr(Image.Image, "save", full)
     code, out, err = fertools("both", "--annotate", "new")
     assert code == 1
-    assert len(out.splitlines()) == 3  # the answers are there
+    assert len(out.splitlines()) == 3  # the predictions are there
     assert err.count("no copy was written: [Errno 28] No space left") == 2
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -785,7 +785,7 @@ def test_images_in_a_folder_are_those_that_end_like_one(tmp_path: Path) -> None:
 # --- The shipped network ----------------------------------------------------------------------
 
 
-def test_shipped_network_answers_two_portraits(
+def test_shipped_network_labels_two_portraits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -824,7 +824,7 @@ def test_the_model_card_shows_what_the_record_contains() -> None:
     assert card.split(BEGIN)[1].split(END)[0] == card_tables(RUN), "run fertools.evaluation.model_card.write_card"
 
 
-def test_model_card_says_nothing_else_of_the_classes_than_its_table() -> None:
+def test_model_card_agrees_with_its_table_about_the_classes() -> None:
     predictions, predictor = load_predictions(RUN), Predictor.from_pretrained(RUN)
     log_p = predictions["PrivateTest/single-crop"].astype(float) / predictor.metadata.temperature
     p = np.exp(log_p) / np.exp(log_p).sum(1, keepdims=True)

@@ -100,7 +100,7 @@ def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.Mon
     assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
-def test_a_folder_is_no_weights_file(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_weights_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no weights at .*, which is a folder"):
         load_weights(tmp_path)
 

@@ -155,7 +155,7 @@ def test_the_backend_is_the_devices(device: str | None, backend: str, monkeypatc
 # --- Signals ---
 
 
-def test_a_signal_becomes_an_answer_and_the_handler_comes_back() -> None:
+def test_a_signal_is_noticed_and_the_handler_comes_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stop_signals() as stopped:
         assert not stopped()

@@ -176,7 +176,7 @@ def test_runs_are_variants_times_varied_fields_times_seeds(tmp_path: Path) -> No
         ('seeds = [5]\n[[run]]\nname = "a"\nset = []', ["a"]),
     ],
 )
-def test_a_name_holds_what_varies(tmp_path: Path, more: str, names: list[str]) -> None:
+def test_a_runs_name_says_what_varies(tmp_path: Path, more: str, names: list[str]) -> None:
     sweep = read(tmp_path, f'data = "fer2013"\nrecipe = "cpu-fer2013"\n{more}')
     assert [run.name for run in sweep.runs] == names
 

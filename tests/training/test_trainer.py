@@ -527,7 +527,7 @@ def test_fine_tuning_another_runs_weights(undisturbed: Path, tmp_path: Path) -> 
     assert not torch.equal(as_many.net.head[-1].weight, same.net.head[-1].weight)  # they are other labels
 
 
-def test_tensorboard_holds_the_history(faces: FaceSet, tmp_path: Path) -> None:
+def test_tensorboard_has_the_history(faces: FaceSet, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
