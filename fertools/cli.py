@@ -79,7 +79,14 @@ app = typer.Typer(
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="The only folder to search for data sets.", metavar="DIR", show_default=False),
+    typer.Option(
+        "--data-dir",
+        help="The only folder to search for data sets.",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        show_default=False,
+    ),
 ]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, or cuda:1. By default a GPU if there is one.", show_default=False)
@@ -177,6 +184,7 @@ def train(
     shorthands = {"epochs": epochs, "learning_rate": lr, "batch_size": batch_size}
     overrides = [f"{name}={value}" for name, value in shorthands.items() if value is not None] + (set or [])
     chosen = {"recipe": recipe, "data": data, "seed": seed, "overrides": overrides or None, "init": init}
+    output, resume = output or None, resume or None  # "" is what a shell makes of a variable that isn't set
     if (output is None) == (resume is None):
         raise typer.BadParameter("give one of --output, for a new run, and --resume, for a stopped one")
     if resume is not None and any(value is not None for value in chosen.values()):
@@ -184,6 +192,7 @@ def train(
                                  "--tensorboard, and --data-dir can be added")  # fmt: skip
 
     from fertools.data import load
+    from fertools.errors import require
     from fertools.paths import find_run, run_path
     from fertools.training import distributed
     from fertools.training.runtime import keep_freed_memory
@@ -200,6 +209,8 @@ def train(
     weights = find_run(settings["init"]) / "model.safetensors" if settings["init"] else None
     faces = load(settings["data"], data_dir)
     where = _device(device)
+    if tensorboard:
+        require("tensorboard", "tensorboard")  # before anything is written
     if resume is None:
         _write_settings(folder, settings)
     keep_freed_memory()
@@ -303,7 +314,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.", metavar="FILES...")],
+    files: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.", metavar="FILE")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines: one object per photo.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV: one row per face.")] = False,
     annotate: Annotated[
@@ -459,7 +470,7 @@ def sweep(
 def compare(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Zero, one, or two runs or sweep variants (SWEEP/VARIANT).", metavar="[RUN [RUN]]"),
+        typer.Argument(help="Zero, one, or two runs or sweep variants (SWEEP/VARIANT).", metavar="RUN"),
     ] = None,
     tta: Annotated[str, typer.Option(help="Test-time augmentation: single-crop, flip, or ten-crop.")] = "single-crop",
 ) -> None:

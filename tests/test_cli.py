@@ -158,6 +158,8 @@ def test_audit_counts(fertools: Command) -> None:
         (["train", "--output", "x", "--recipe", "paper-fer"], 2, "did you mean 'paper-fer2013'"),
         (["train", "--output", "x", "--set", "epochs=many"], 2, "expected a whole number"),
         (["train"], 2, "--output"),
+        (["train", "--output", ""], 2, "give one of --output"),
+        (["train", "--output", "x", "--data-dir", "nosuch"], 2, "'nosuch' does not exist"),
         (["train", "--output", "x", "--seed", "one"], 2, "--seed"),
         (["train", "--output", "x", "--epochs", "0"], 2, "epochs=0 must be at least 1"),
         (["train", "--output", "x", "--lr", "1", "--set", "learning_rate=2"], 2, "learning_rate is set twice"),
@@ -232,6 +234,24 @@ def test_a_missing_extra_is_named(fertools: Command, monkeypatch: pytest.MonkeyP
     code, _, err = fertools("predict", "plain.png")
     assert code == 1
     assert "pip install 'fertools[faces]'" in err
+
+
+def test_a_missing_tensorboard_is_named_before_anything_is_written(
+    fertools: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    train = ["train", "--recipe", "cpu-ckplus", "--data", "ckplus48", "--output", "unlogged", *TINY]
+    code, _, err = fertools(*train, "--tensorboard")
+    assert code == 1
+    assert err == "fertools: this needs tensorboard: pip install 'fertools[tensorboard]'\n"
+    assert not (home / "runs" / "unlogged").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"), [(["compare"], "compare [OPTIONS] [RUN]..."), (["predict"], "predict [OPTIONS] {FILE}...")]
+)
+def test_usage_shows_what_can_be_repeated(fertools: Command, words: list[str], usage: str) -> None:
+    assert usage in fertools(*words, "--help")[1]
 
 
 def test_file_names_cannot_steer_a_terminal_or_a_spreadsheet(fertools: Command) -> None:
