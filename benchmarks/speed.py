@@ -17,7 +17,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def measure(way: str, width: int, batch: int, seconds: float) -> dict[str, float
     config = TrainConfig(epochs=1, network=NetworkConfig(width=width), batch_size=batch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train, infer = (plain if way == "plain" else ours)(config, faces, device)
-    found = {"training": rate(train, batch, seconds, device), "inference": rate(infer, TEST_BATCH, seconds, device)}
+    found = {"training": rate(train, batch, seconds), "inference": rate(infer, TEST_BATCH, seconds)}
     if device == "cuda":
         found["memory"] = torch.cuda.max_memory_allocated() / 2**20
     else:
@@ -117,23 +116,15 @@ def plain(config: Any, faces: Any, device: str) -> tuple[Any, Any]:
     return train, infer
 
 
-def rate(step: Any, images: int, seconds: float, device: str) -> float:
+def rate(step: Any, images: int, seconds: float) -> float:
     """Images per second of the median step."""
     import torch
-
-    def timed() -> float:
-        start = time.perf_counter()
-        step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+    from torch.utils.benchmark import Timer
 
     for _ in range(8):  # allocators and caches settle over the first steps
-        timed()
-    times: list[float] = []
-    while sum(times) < seconds or len(times) < 3:
-        times.append(timed())
-    return images / sorted(times)[len(times) // 2]
+        step()
+    timer = Timer("step()", globals={"step": step}, num_threads=torch.get_num_threads())
+    return images / timer.blocked_autorange(min_run_time=seconds).median
 
 
 def processor() -> str:
