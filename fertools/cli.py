@@ -159,7 +159,7 @@ def train(
         str | None,
         typer.Option(help="A data set, as listed by `fertools data`.  [default: synthetic]", metavar="DATASET"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The seed of everything random.  [default: 0]", min=0)] = None,
+    seed: Annotated[int | None, typer.Option(help="The random seed.  [default: 0]", min=0)] = None,
     epochs: Annotated[int | None, typer.Option(help="Short for --set epochs=...")] = None,
     lr: Annotated[float | None, typer.Option(help="Short for --set learning_rate=...")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Short for --set batch_size=...")] = None,
@@ -314,7 +314,8 @@ def evaluate(
 
 @app.command()
 def predict(
-    files: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.", metavar="FILE")],
+    # readable=False leaves the check to the predictor, so that one unreadable photo doesn't stop the others.
+    files: Annotated[list[Path], typer.Argument(help="Photos, and folders of photos.", metavar="FILE", readable=False)],
     as_json: Annotated[bool, typer.Option("--json", help="JSON Lines: one object per photo.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV: one row per face.")] = False,
     annotate: Annotated[

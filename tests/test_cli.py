@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
+import errno
 import io
 import json
+import os
 import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -273,6 +277,28 @@ def test_file_names_cannot_steer_a_terminal_or_a_spreadsheet(fertools: Command) 
     assert code == 0
     assert json.loads(out)["source"] == face  # a program gets the name as it is
     assert "\x1b" not in out
+
+
+def test_an_unreadable_photo_does_not_stop_the_others(fertools: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = package_data() / "synthetic/CK+/cohn-kanade-images/S001/003/S001_003_00000010.png"
+    shutil.copy(frame, "readable.png")
+    shutil.copy(frame, "locked.png")
+    access, opened = os.access, builtins.open
+
+    def access_others(path: Any, *words: Any, **options: Any) -> bool:
+        return "locked" not in str(path) and access(path, *words, **options)
+
+    def open_others(path: Any, *words: Any, **options: Any) -> Any:
+        if "locked" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *words, **options)
+
+    monkeypatch.setattr(os, "access", access_others)  # chmod would not stop root
+    monkeypatch.setattr(builtins, "open", open_others)
+    code, out, _ = fertools("predict", "locked.png", "readable.png")
+    assert code == 1
+    assert "locked.png: you don't have permission to read it\nreadable.png: " in out
+    assert "a face of" in out
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,8 @@ def _pixels(image: Image.Image) -> np.ndarray:
 def _cause(path: str | os.PathLike[str], error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, PermissionError):
+        return "you don't have permission to read it"
     if Path(path).is_dir():
         return "a folder, not an image"
     if not Path(path).is_file():
