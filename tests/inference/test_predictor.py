@@ -742,7 +742,7 @@ def test_command_leaves_no_half_copy(
 @pytest.mark.parametrize(
     ("words", "wanted", "message"),
     [
-        ([], 2, "FILES"),
+        ([], 2, "Missing argument 'FILE'"),
         (["a.png", "--json", "--csv"], 2, "choose one of --json and --csv"),
         (["a.png", "--threshold", "2"], 2, "--threshold"),
         (["a.png", "--annotate", "file/in"], 2, "--annotate"),
