@@ -146,7 +146,7 @@ def audit(
 @app.command()
 def train(
     output: Annotated[
-        str | None, typer.Option(help="The new run: a name, or a folder.", metavar="RUN", show_default=False)
+        str | None, typer.Option(help="The new run: a name, or a folder.  [default: the recipe's name]", metavar="RUN")
     ] = None,
     resume: Annotated[
         str | None,
@@ -184,6 +184,8 @@ def train(
     shorthands = {"epochs": epochs, "learning_rate": lr, "batch_size": batch_size}
     overrides = [f"{name}={value}" for name, value in shorthands.items() if value is not None] + (set or [])
     chosen = {"recipe": recipe, "data": data, "seed": seed, "overrides": overrides or None, "init": init}
+    if output is None and resume is None:
+        output = recipe or _RECIPE  # a name to find it by
     output, resume = output or None, resume or None  # "" is what a shell makes of a variable that isn't set
     if (output is None) == (resume is None):
         raise typer.BadParameter("give one of --output, for a new run, and --resume, for a stopped one")
@@ -203,7 +205,7 @@ def train(
         settings = _read_settings(folder)
     else:
         folder = run_path(output or "")
-        defaults = {"recipe": "cpu-synthetic", "data": "synthetic", "seed": 0, "overrides": [], "init": None}
+        defaults = {"recipe": _RECIPE, "data": "synthetic", "seed": 0, "overrides": [], "init": None}
         settings = defaults | {name: value for name, value in chosen.items() if value is not None}
     config = _config(settings["recipe"], settings["overrides"])
     weights = find_run(settings["init"]) / "model.safetensors" if settings["init"] else None
@@ -231,6 +233,7 @@ def train(
         typer.echo(record.summary())
 
 
+_RECIPE = "cpu-synthetic"  # a small network on the synthetic faces, minutes on two cores
 _SETTINGS = "settings.json"  # in the folder of an unfinished run: what --resume needs to know
 
 

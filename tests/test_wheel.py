@@ -187,14 +187,14 @@ def test_a_pretrained_predictor_and_the_public_names(shell: Shell) -> None:
 def test_train_writes_to_runs_and_the_run_can_be_used(shell: Shell, tmp_path: Path) -> None:
     tiny = ["--epochs=1", "--batch-size=128", "--set=network.width=2,2", "--set=network.scales=12,24"]
     tiny += ["--set=network.units=1", "--set=network.hidden=4"]
-    shell("fertools", "train", "--output", "first", *tiny, "--minutes=0.0001", code=75, folder=tmp_path)
-    out = shell("fertools", "train", "--resume", "first", folder=tmp_path)
-    assert "first: cpu-synthetic on synthetic" in out
+    shell("fertools", "train", *tiny, "--minutes=0.0001", code=75, folder=tmp_path)
+    out = shell("fertools", "train", "--resume", "cpu-synthetic", folder=tmp_path)
+    assert "cpu-synthetic: cpu-synthetic on synthetic" in out
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    record = json.loads((tmp_path / "runs" / "first" / "record.json").read_text())
+    record = json.loads((tmp_path / "runs" / "cpu-synthetic" / "record.json").read_text())
     assert record["environment"]["version"] == __version__
     assert record["environment"]["commit"] is None  # that of a repository around the environment is not ours
-    assert "PublicTest" in shell("fertools", "evaluate", "first", "--split", "PublicTest", folder=tmp_path)
+    assert "PublicTest" in shell("fertools", "evaluate", "cpu-synthetic", "--split", "PublicTest", folder=tmp_path)
 
 
 def test_compare_and_data(shell: Shell) -> None:
