@@ -161,7 +161,6 @@ def test_audit_counts(fertools: Command) -> None:
         (["evaluate", "nosuch"], 1, "there is no run nosuch"),
         (["train", "--output", "x", "--recipe", "paper-fer"], 2, "did you mean 'paper-fer2013'"),
         (["train", "--output", "x", "--set", "epochs=many"], 2, "expected a whole number"),
-        (["train"], 2, "--output"),
         (["train", "--output", ""], 2, "give one of --output"),
         (["train", "--output", "x", "--data-dir", "nosuch"], 2, "'nosuch' does not exist"),
         (["train", "--output", "x", "--seed", "one"], 2, "--seed"),
