@@ -114,6 +114,8 @@ def npm_files(package: str) -> dict[str, bytes]:
 def detector_onnx(weights: bytes) -> onnx.ModelProto:
     """The detector's TensorFlow Lite file as ONNX: the same layers and 16-bit weights.
 
+    Ours, since tf2onnx needs all of TensorFlow for these few kinds of layers.
+
     Input ``image``, (1, 3, 128, 128), RGB from -1 to 1. Outputs ``scores``, (1, 896, 1), before the
     sigmoid, and ``boxes``, (1, 896, 16): center, size and six points, in pixels from the anchor.
 
