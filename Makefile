@@ -37,7 +37,7 @@ test: $(INSTALLED) ## check style and types, then run the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart 0
 
 labs: $(INSTALLED) ## make the labs: notebooks, solutions, a zip for a course, and an autograder's input
 	$(BIN)/python book/labs/make_labs.py
