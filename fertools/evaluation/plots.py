@@ -441,6 +441,43 @@ def _three_marks(ax: Axes, by_module: Mapping[str, Sequence[float]]) -> None:
 
 
 @style()
+def labeled_faces(
+    images: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], threshold: float = 0.0, top: int = 3
+) -> Figure:
+    """Faces in a row, each with its label and bars of its most probable labels.
+
+    Args:
+        images: grayscale, uint8 (N, H, W).
+        probabilities: (N, classes).
+        classes: names of the labels.
+        threshold: where no label is as probable as this, the face is called unsure.
+        top: number of bars.
+
+    >>> faces = np.zeros((2, 48, 48), np.uint8)
+    >>> drawn = labeled_faces(faces, np.array([[0.9, 0.1], [0.5, 0.5]]), ["happy", "sad"], threshold=0.6, top=2)
+    >>> [ax.get_title() for ax in drawn.axes[:2]]
+    ['happy', 'unsure']
+    """
+    size = (5.5, 1.35 + 0.31 * top)
+    figure, axes = plt.subplots(
+        2, len(images), figsize=size, height_ratios=(1.35, 0.31 * top), layout="none", squeeze=False
+    )
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.9, bottom=0.01, wspace=0.06, hspace=0.06)
+    for (face, bars), image, p in zip(axes.T, images, probabilities, strict=True):
+        unsure = p.max() < threshold
+        face.imshow(image, cmap="gray", vmin=0, vmax=255)
+        face.set_title("unsure" if unsure else classes[p.argmax()], fontweight="bold")
+        best = np.argsort(-p, kind="stable")[:top]
+        bars.barh(range(top), p[best], height=0.7, color=[FAINT if unsure else BLUE] + ["#bbbbbb"] * (top - 1))
+        for row, label in enumerate(best):
+            bars.text(p[label] + 0.05, row, f"{classes[label]} {100 * p[label]:.0f} %", va="center")
+        bars.set(xlim=(-0.12, 2.55), ylim=(top - 0.4, -0.6))
+    for ax in axes.flat:
+        ax.axis("off")
+    return figure
+
+
+@style()
 def explanation(found: Explanation) -> Figure:
     """A face and why it got its label, in one figure: what :func:`fertools.inference.explanations.explain` found.
 

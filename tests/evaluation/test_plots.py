@@ -335,3 +335,18 @@ def test_differences_are_grouped_under_headings() -> None:
     ax = plots.differences(ABLATION, groups)
     assert ticks(ax.yaxis) == ["first", "even", "second", "worse"]
     assert [t.get_fontweight() for t in ax.get_yticklabels()] == ["bold", "normal", "bold", "normal"]
+
+
+def test_labeled_faces_show_the_most_probable_labels_first() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(5), size=3)
+    names = list("abcde")
+    figure = plots.labeled_faces(rng.integers(0, 256, (3, 48, 48), np.uint8), p, names, threshold=p.max(1)[1], top=4)
+    faces, bars = figure.axes[:3], figure.axes[3:]
+    expected = [names[row.argmax()] if row.max() >= p.max(1)[1] else "unsure" for row in p]
+    assert [ax.get_title() for ax in faces] == expected
+    for ax, row in zip(bars, p, strict=True):
+        lengths = [bar.get_width() for bar in ax.patches]
+        assert lengths == sorted(row.tolist(), reverse=True)[:4]
+        shown = [text.get_text().split()[0] for text in ax.texts]
+        assert shown == sorted(names, key=lambda name: -row[names.index(name)])[:4]
