@@ -5,7 +5,8 @@ Expression Recognition". Equation and section numbers below are the paper's.
 
 Shapes are written N, C, H, W: images, channels, height, width. With the default
 configuration the feature maps flow like this ("96" is 96x96 pixels, ``F`` a
-:class:`FeatureExtractionModule`, ``+`` a :class:`FeatureFusionModule`)::
+:class:`FeatureExtractionModule`, ``+`` a :class:`FeatureFusionModule`). In the book's drawings the top
+branch is purple, the middle one green, and the bottom one orange::
 
     image 48 -> stem 48 -+- down -> 24 -F-> 12 -F-> 6 ------------.      top
                          |          |       |                     |

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # which is too light for a line on white.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"]
 BLUE, VERMILLION, GREEN, _, SKY, _ = PALETTE
+# In the book, blue is what we measured or the completed network, vermillion what the paper states or the network as
+# printed, and faint gray everything else. The branches of the network have colors of their own.
+BRANCHES = {"top": "#A6508A", "middle": "#00805F", "bottom": "#B87A00"}  # 4:1 or more on white
 INK, FAINT = "#222222", "#6b6b6b"  # text, and lines that only guide; 16:1 and 5:1 on white
 
 # A white page of its own, with a margin, reads the same on a light and on a dark theme, in

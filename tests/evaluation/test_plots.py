@@ -346,7 +346,7 @@ def test_labeled_faces_show_the_most_probable_labels_first() -> None:
     expected = [names[row.argmax()] if row.max() >= p.max(1)[1] else "unsure" for row in p]
     assert [ax.get_title() for ax in faces] == expected
     for ax, row in zip(bars, p, strict=True):
-        lengths = [bar.get_width() for bar in ax.patches]
+        lengths = [bar.get_width() for bar in ax.patches]  # type: ignore[attr-defined]
         assert lengths == sorted(row.tolist(), reverse=True)[:4]
         shown = [text.get_text().split()[0] for text in ax.texts]
         assert shown == sorted(names, key=lambda name: -row[names.index(name)])[:4]
