@@ -278,7 +278,8 @@ class MultiScaleFusionNet(nn.Module):
         above: dict[int, Tensor] = {}  # the maps of the branch above, by size
         ends: list[Tensor] = []  # what each branch ends on, (N, C, 6, 6)
         seen: dict[int, int] = {}  # how often the module of a size has been called
-        for scale, fuse in zip(self.config.scales, self.fuse, strict=True):  # top, middle, bottom
+        branches = zip(self.config.scales, self.fuse, strict=True)
+        for scale, fuse in branches:  # top, middle, bottom
             x = self.resample[str(scale)](stem)  # (N, C, scale, scale)
             maps = {}
             for size in halvings(scale):
@@ -287,12 +288,13 @@ class MultiScaleFusionNet(nn.Module):
                 maps[size] = x
                 call = seen[size] = seen.get(size, -1) + 1
                 modules = cast(nn.ModuleList, self.extract[str(size)])
-                x = modules[0](x, call) if self.config.recursive else modules[call](x)  # eq. 1
+                shared = self.config.recursive
+                x = modules[0](x, call) if shared else modules[call](x)  # eq. 1
             above = maps
             ends.append(x)
         *others, x = ends
         for fuse, other in zip(self.fuse_ends, others, strict=True):
-            x = fuse(x, other)  # section 2.1: the bottom branch is fused with the top and the middle one
+            x = fuse(x, other)  # section 2.1: bottom, with top and then with middle
         return self.head(x)
 
 
