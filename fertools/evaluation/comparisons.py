@@ -193,6 +193,12 @@ class TestedRun:
     groups: np.ndarray | None
     grouped_by: str
 
+    @property
+    def correct(self) -> np.ndarray:
+        """Bool, (N,): whether each image was classified correctly."""
+        right: np.ndarray = self.predicted == self.labels
+        return right
+
 
 def load_tested(run: str | Path, tta: str = "single-crop", runs: str | Path | None = None) -> TestedRun:
     """The predictions of a run or a sweep.
@@ -333,7 +339,7 @@ def compare_runs(a: str | Path, b: str | Path, tta: str = "single-crop", runs: s
     """
     first, second = (load_tested(run, tta, runs) for run in (a, b))
     _check_pair(first, second)
-    one, two = first.predicted == first.labels, second.predicted == second.labels
+    one, two = first.correct, second.correct
     return Comparison(
         names=(first.name, second.name),
         test_set=first.test_set,
