@@ -44,7 +44,7 @@ labs: $(INSTALLED) ## make the labs: notebooks, solutions, a zip for a course, a
 
 # A page is executed if its cells changed (execute.py), or something that it imports or reads (stale.py).
 book: $(INSTALLED) labs ## build the book into _build/html; a warning is an error
-	$(BIN)/python -m pytest -q tests/book/test_pairs.py
+	$(BIN)/python -m pytest -q tests/book/test_notebooks.py
 	$(BIN)/python book/_tools/stale.py
 	$(BIN)/python book/_tools/execute.py
 	$(BUILD)
@@ -63,7 +63,7 @@ links: book ## check every link to another host
 	$(BUILD) --builder linkcheck
 
 notebooks: $(INSTALLED) ## write each chapter's .ipynb from its .md
-	$(BIN)/jupytext --quiet --to ipynb --update $(shell grep -lE '^jupytext:' book/*.md)
+	$(BIN)/python book/_tools/notebooks.py
 
 wheel: $(INSTALLED) ## build the wheel and the source archive into dist/
 	rm -rf dist
