@@ -33,7 +33,7 @@ from pybtex.database import BibliographyData, Entry, parse_file
 from pybtex.plugin import find_plugin
 
 sys.path.insert(0, str(Path(__file__).parent))
-from questions import read_choices  # noqa: E402  # the same parser as for the page
+from questions import read_choices  # the same parser as for the page
 
 BOOK = Path(__file__).parents[1]
 ROOT = BOOK.parent
@@ -44,7 +44,7 @@ FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 # Installs into the running kernel. A checkout contains the records that the chapters read; the wheel only some.
-SETUP = '''\
+SETUP = """\
 # Run this cell first. It installs what is missing.
 # On Colab, Runtime > Change runtime type > GPU makes the trainings faster.
 import importlib.util
@@ -64,7 +64,7 @@ if importlib.util.find_spec("fertools") is None:
         subprocess.run(["git", "clone", "--depth=1", address, folder], check=True)
     extras = f"{{folder}}[explain,export,faces,plots]"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", extras], check=True)
-    sys.path.insert(0, str(folder))  # this kernel started before the installation'''
+    sys.path.insert(0, str(folder))  # this kernel started before the installation"""
 
 
 class UnknownMarkup(ValueError):
@@ -119,9 +119,7 @@ def references(keys: list[str]) -> str:
     style = find_plugin("pybtex.style.formatting", "plain")()
     backend = find_plugin("pybtex.backends", "markdown")()
     entries = style.format_entries([known.entries[key] for key in sorted(set(keys))], known)
-    return "## References\n\n" + "\n".join(
-        f"- {entry.text.render(backend)}".replace("\n", " ") for entry in entries
-    )
+    return "## References\n\n" + "\n".join(f"- {entry.text.render(backend)}".replace("\n", " ") for entry in entries)
 
 
 # --- One page ------------------------------------------------------------------------------------------------------

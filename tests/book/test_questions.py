@@ -29,8 +29,8 @@ def questions() -> Any:
 QUIZ = """# Page
 
 ```{quiz} Which *one*?
-- [ ] This. — No: **it**
-  isn't.
+- [ ] This. — No: **it** is
+  not.
 - [x] That. — Right, $x$.
 ```
 
@@ -64,7 +64,7 @@ def test_reader_gets_each_choice_with_its_reply(tmp_path: Path, monkeypatch: pyt
     assert "quiz" in quiz["class"]
     wrong, right = quiz.select("details.choice")
     assert wrong.summary.get_text(strip=True) == "This."
-    assert [part.get_text() for part in wrong.select("p, .visually-hidden")] == ["Not quite:", "No: it isn't."]
+    assert [part.get_text() for part in wrong.select("p, .visually-hidden")] == ["Not quite:", "No: it is not."]
     assert isinstance(wrong.p, Tag)
     assert wrong.p.strong
     assert "right" in right["class"]
