@@ -2,7 +2,7 @@
 
 One visual language: a rectangle is the stem or the head, a triangle resamples, a rounded box is a unit (BFEU),
 a trapezoid is a module that halves its maps (FEM), and a circle fuses two branches (FFM). Each branch has
-a color, :data:`fertools.evaluation.plots.BRANCHES`. Coordinates are inches, so that text fits its shape.
+a color, ``plots.BRANCHES``. Coordinates are inches, so that text fits its shape.
 
 Each function draws into ``ax``, or into a new figure where none is given, and returns the Axes. The shapes have
 a ``gid`` that says what they are, such as ``"FEM bottom 48"``.

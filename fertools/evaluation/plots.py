@@ -474,7 +474,7 @@ def labeled_faces(
         bars.barh(range(top), p[best], height=0.7, color=[FAINT if unsure else BLUE] + ["#bbbbbb"] * (top - 1))
         for row, label in enumerate(best):
             bars.text(p[label] + 0.05, row, f"{classes[label]} {100 * p[label]:.0f} %", va="center")
-        bars.set(xlim=(-0.12, 2.8), ylim=(top - 0.4, -0.6))
+        bars.set(xlim=(-0.12, 3.3), ylim=(top - 0.4, -0.6))
     for ax in axes.flat:
         ax.axis("off")
     return figure

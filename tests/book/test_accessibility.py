@@ -15,6 +15,10 @@ HTML = Path(__file__).parents[2] / "_build" / "html"
 PAGES = [str(page.relative_to(HTML)) for page in sorted(HTML.rglob("*.html")) if "_static" not in page.parts]
 PAGES = [page for page in PAGES if page != "index.html"]  # redirects to the first chapter
 COLORS = ["color-contrast", "link-in-text-block"]  # the other rules check what the themes share
+# What has to be scrolled sideways to be read.
+SCROLLS = """() => [...document.querySelectorAll("article *")].filter(e =>
+  e.scrollWidth > e.clientWidth + 1 && ["auto", "scroll"].includes(getComputedStyle(e).overflowX)
+  && !e.closest("mjx-assistive-mml")).map(e => e.textContent.trim().slice(0, 100))"""
 PHONE: ViewportSize = {"width": 390, "height": 844}  # CSS pixels of a common phone
 
 
@@ -58,10 +62,12 @@ def test_page_is_accessible_in_both_themes_offline_and_on_a_phone(served: str, c
         page.evaluate("document.documentElement.dataset.theme = 'dark'")
         page.evaluate("Promise.allSettled(document.getAnimations().map(a => a.finished))")  # colors fade over
         found["dark"] = serious(page, COLORS)
+        scrolls = page.evaluate(SCROLLS)
         page.set_viewport_size(PHONE)
         wide = page.evaluate("document.documentElement.scrollWidth")
     finally:
         page.close()
+    assert not scrolls, f"{name}: wider than its column on a laptop"
     assert not any(found.values()), json.dumps(found, indent=1)
     assert wide <= PHONE["width"], f"{name} is {wide} pixels wide: what does not fit must scroll by itself"
     assert not foreign, "requested from other hosts"
