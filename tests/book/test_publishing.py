@@ -27,6 +27,15 @@ def test_workflow_calls_make_targets_that_exist(workflow: Path) -> None:
     assert set(called) <= targets
 
 
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_uses_actions_by_their_commit(workflow: Path) -> None:
+    """A tag can be moved to other code; a commit can't. The comment names its version, for people and Dependabot."""
+    used = re.findall(r"uses: (.*)", workflow.read_text())
+    loose = [action for action in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*", action)]
+    assert used
+    assert not loose
+
+
 def test_publishing_sets_the_address_of_the_repository(tmp_path: Path) -> None:
     shutil.copy(ROOT / "_config.yml", tmp_path)
     (command,) = (line for line in commands(ROOT / ".github/workflows/book.yml") if line.startswith("sed"))
