@@ -54,10 +54,11 @@ book: $(INSTALLED) labs ## build the book into _build/html; a warning is an erro
 check: book ## check every page in Chromium: accessible in both themes, on a phone, offline
 	$(BIN)/python -m pytest -q tests/book/test_accessibility.py --built
 
-pdf: book ## print the book to _build/book.pdf, with Chromium
+pdf: book ## print the book and its reproducibility summary to _build/*.pdf, with Chromium
 	$(BUILD) --builder singlehtml
 	mv _build/singlehtml/book/index.html _build/singlehtml/book.html # from where its addresses are right
 	$(BIN)/python book/_tools/pdf.py _build/singlehtml/book.html _build/book.pdf
+	$(BIN)/python book/_tools/pdf.py _build/html/book/reproducibility.html _build/reproducibility.pdf
 
 links: book ## check every link to another host
 	$(BUILD) --builder linkcheck

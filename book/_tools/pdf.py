@@ -1,4 +1,4 @@
-"""Prints the book on one page, ``_build/singlehtml``, to ``_build/book.pdf`` with the system's Chromium.
+"""Prints a built page to a PDF with the system's Chromium: the whole book on one page, or the summary to cite.
 
 python book/_tools/pdf.py PAGE.html OUT.pdf
 """
@@ -31,9 +31,12 @@ def print_page(page: Path, out: Path, executable: str) -> None:
         tab.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
         tab.evaluate("document.querySelectorAll('img').forEach(i => { i.loading = 'eager' })")
         tab.evaluate("Promise.all([...document.images].map(i => i.decode().catch(() => {})))")
+        # A short page needs no contents.
+        tab.evaluate("document.querySelectorAll('#jb-print-toc').forEach(t => t.querySelector('ul ul') || t.remove())")
         tab.pdf(
             path=out,
             format="A4",
+            scale=0.7,  # the theme's text is large on paper
             margin={"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"},
             print_background=True,
             display_header_footer=True,
@@ -50,4 +53,4 @@ if __name__ == "__main__":
     if executable is None:
         sys.exit(f"make pdf needs Chromium or Chrome: none of {', '.join(NAMES)} is on the PATH.")
     print_page(Path(sys.argv[1]), Path(sys.argv[2]), executable)
-    print(f"The book is ready: {sys.argv[2]}")
+    print(f"Printed: {sys.argv[2]}")
