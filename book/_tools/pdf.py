@@ -37,7 +37,7 @@ def print_page(page: Path, out: Path, executable: str) -> None:
             path=out,
             format="A4",
             scale=0.7,  # the theme's text is large on paper
-            margin={"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"},
+            margin={"top": "12mm", "bottom": "14mm", "left": "16mm", "right": "16mm"},
             print_background=True,
             display_header_footer=True,
             header_template="<span></span>",
