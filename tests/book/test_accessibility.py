@@ -74,6 +74,30 @@ def test_page_is_accessible_in_both_themes_offline_and_on_a_phone(served: str, c
     assert not errors, "errors in the page's scripts"
 
 
+# An image from another host, a script from one, and `eval`: what the page's policy says to each.
+FORBIDDEN = """async () => {
+  const told = [];
+  document.addEventListener("securitypolicyviolation", (event) => told.push(event.effectiveDirective));
+  for (const tag of ["img", "script"]) {
+    document.body.appendChild(Object.assign(document.createElement(tag), { src: "https://example.org/x" }));
+  }
+  try { eval("1"); } catch { /* told as an event, too */ }
+  await fetch("https://example.org/x").catch(() => {});
+  await new Promise((done) => setTimeout(done, 200));
+  return told.sort();
+}"""
+
+
+def test_the_browser_stops_what_comes_from_elsewhere(served: str, chromium: Browser) -> None:
+    page, foreign, _ = opened(chromium, served + "book/index.html")
+    try:
+        told = page.evaluate(FORBIDDEN)
+    finally:
+        page.close()
+    assert told == ["connect-src", "img-src", "script-src", "script-src-elem"]
+    assert not foreign
+
+
 def test_search_finds_a_word_of_a_chapter(served: str, chromium: Browser) -> None:
     page, *_ = opened(chromium, served + "search.html?q=sigmoid")
     try:

@@ -27,7 +27,7 @@ from fertools.inference.predictor import Predictor
 from fertools.models.weights import load_network
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator
+    from playwright.sync_api import Browser, Locator, Route
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
@@ -41,14 +41,18 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is n
 # --- The files that are made -------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def demo_files() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_files", BOOK / "_tools" / "demo_files.py")
+def import_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BOOK / "_tools" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def demo_files() -> ModuleType:
+    return import_tool("demo_files")
 
 
 def test_vendored_files_are_the_named_ones(demo_files: ModuleType) -> None:
@@ -82,7 +86,9 @@ def site(
     (folder / "book").mkdir()
     raw = re.search(r"^```\{raw\} html\n(.*?)^```$", (BOOK / "demo.md").read_text(), re.DOTALL | re.MULTILINE)
     assert raw
-    icon = '<link rel="icon" href="data:,">'
+    module = import_tool("content_policy")  # the browser's own check that nothing comes from elsewhere
+    policy = "; ".join(f"{kind} {sources}" for kind, sources in module.POLICY.items())
+    icon = f'<meta http-equiv="Content-Security-Policy" content="{policy}"><link rel="icon" href="data:,">'
     page = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{icon}<title>Demo</title></head>'
     (folder / "book" / "demo.html").write_text(f"{page}<body>{raw[1]}</body></html>")
     (folder / "empty.html").write_text(f"{page}<body></body></html>")
@@ -294,7 +300,8 @@ def started(browser: Browser, site: str) -> Iterator[Visit]:
     yield visit
     visit.page.close()
     assert visit.complaints == []
-    assert {url.split("/book/")[0].split("/_static/")[0] for url in visit.requests} == {site}
+    asked = {url.removeprefix("blob:").split("/book/")[0].split("/_static/")[0] for url in visit.requests}
+    assert {re.sub(r"/[0-9a-f-]{36}$", "", url) for url in asked} == {site}
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -359,8 +366,47 @@ def test_own_photos(started: Visit) -> None:
     started.wait_for("status", "wall.jpg: no face found")
     assert started.text("label") == "no face"
 
-    upload("text.jpg", b"no image at all")
-    started.wait_for("status", "text.jpg cannot be read as an image")
+    upload("wall.jpg", jpeg(portrait))
+    started.wait_for("label", "happy")
+    for name, data in {"text.jpg": b"no image at all", "empty.jpg": b"", "half.jpg": jpeg(portrait)[:100]}.items():
+        upload(name, data)
+        started.wait_for("status", f"{name} cannot be read as an image")
+        assert nothing_is_shown(started)
+
+    upload("again.jpg", jpeg(portrait))
+    started.wait_for("status", "again.jpg: one face")
+    started.page.evaluate(
+        "() => { window.bitmap = createImageBitmap; window.createImageBitmap = () => Promise.reject(); }"
+    )
+    upload("huge.jpg", jpeg(portrait))  # as a browser does with an image that is sound but too large for it
+    started.wait_for("status", f"huge.jpg is too large for this browser: {portrait.width} x {portrait.height} pixels")
+    assert nothing_is_shown(started)
+    started.page.evaluate("() => { window.createImageBitmap = window.bitmap; }")
+
+
+def nothing_is_shown(visit: Visit) -> bool:
+    """Neither image, label, nor bars: not those of an earlier image."""
+    ink = visit.page.evaluate(
+        """() => [...document.querySelectorAll("#demo-image, #demo-crop")].some((canvas) => {
+            const [width, height] = [canvas.width, canvas.height];
+            const empty = Object.assign(document.createElement("canvas"), { width, height });
+            return canvas.toDataURL() !== empty.toDataURL();
+        })"""
+    )
+    words = [visit.text(part) for part in ("label", "note", "credit", "bars")]
+    widths = visit.page.evaluate("[...document.querySelectorAll('#demo-bars span')].map(bar => bar.offsetWidth)")
+    return not ink and words[:3] == ["", "", ""] and "%" not in words[3] and max(widths) <= 2
+
+
+def test_a_name_is_text_however_long(started: Visit) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "gray").save(buffer, "JPEG")
+    for name in ("<img src=x onerror=document.title='ran'>.jpg", f"{'W' * 200}.jpg"):
+        file = {"name": name, "mimeType": "image/jpeg", "buffer": buffer.getvalue()}
+        started.page.set_input_files("#demo-file", files=[file])
+        started.wait_for("status", f"{name}: no face found")
+        assert started.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert started.page.title() != "ran"
 
 
 def test_the_camera_is_watched_and_let_go(started: Visit) -> None:
@@ -423,4 +469,22 @@ def test_what_cannot_run_says_so(browser: Browser, site: str) -> None:
     visit.page.click("#demo-start")
     visit.wait_for("status", "The demo could not be loaded")
     assert visit.page.is_enabled("#demo-start")
+    visit.page.close()
+
+
+@pytest.mark.parametrize("file", ["model.json", "network.onnx", "ort.wasm.min.mjs*", "ort-wasm-simd-threaded.mjs*"])
+def test_after_a_failed_load_the_button_works_again(browser: Browser, site: str, file: str) -> None:
+    visit = Visit(browser, site)
+    failures: list[Route] = []
+
+    def fail(route: Route) -> None:
+        failures.append(route)
+        route.abort()
+
+    visit.page.route(f"**/{file}", fail, times=1)
+    visit.page.click("#demo-start")
+    visit.wait_for("status", "The demo could not be loaded")
+    assert failures
+    visit.page.click("#demo-start")
+    visit.wait_for("status", "Eileen Collins: one face")
     visit.page.close()

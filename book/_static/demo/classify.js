@@ -22,14 +22,19 @@ export function canRun() {
   return typeof WebAssembly === "object" && "DecompressionStream" in globalThis && WebAssembly.validate(new Uint8Array(module));
 }
 
-// Loads everything, about 7 MB. Gives
+let attempts = 0;
+
+// Loads everything, about 7 MB. After a failure it can be called again. Gives
 //   about     what the record of the training run says: model.json
 //   detector  128x128 RGB planes, -1 to 1 -> {scores, boxes}
 //   network   48x48 gray levels -> {logits, probabilities}, one number for each of about.classes
 // `read` gives a file's bytes by its path in this folder.
 export async function load(read = download) {
+  // A browser remembers a module that failed to load, by its address. Another address is asked for again.
+  const again = attempts ? `?attempt=${attempts}` : "";
+  attempts += 1;
   const [ort, wasm, finder, classifier, card] = await Promise.all([
-    import("./vendor/ort.wasm.min.mjs"),
+    import(`./vendor/ort.wasm.min.mjs${again}`),
     read("vendor/ort-wasm-simd-threaded.wasm.gz").then(unpacked),
     read("vendor/face_detection_short_range.onnx"),
     read("model/network.onnx"),
@@ -37,7 +42,7 @@ export async function load(read = download) {
   ]);
   ort.env.wasm.numThreads = 1; // more would need headers that a plain server does not send
   ort.env.wasm.wasmBinary = wasm;
-  ort.env.wasm.wasmPaths = { mjs: new URL("vendor/ort-wasm-simd-threaded.mjs", import.meta.url).href };
+  ort.env.wasm.wasmPaths = { mjs: new URL(`vendor/ort-wasm-simd-threaded.mjs${again}`, import.meta.url).href };
   const open = (bytes) => ort.InferenceSession.create(new Uint8Array(bytes), { executionProviders: ["wasm"] });
   const [faces, labels] = [await open(finder), await open(classifier)];
   return {

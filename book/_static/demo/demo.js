@@ -82,7 +82,7 @@ async function showSample(button) {
     const photo = await response.blob();
     if (mine === turn) await showPhoto(photo, { name: button.textContent, credit: button.dataset.credit, button });
   } catch {
-    if (mine === turn) say("The image could not be loaded. Check the connection, and try again.");
+    if (mine === turn) fail("The image could not be loaded. Check the connection, and try again.");
   }
 }
 
@@ -93,7 +93,10 @@ async function showPhoto(file, { name, credit = "", button }) {
     // Upright, as a camera's note in the file says, and with the numbers of the file, as Python reads them.
     photo = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
-    say(`${name} cannot be read as an image. JPEG, PNG, WebP and GIF can.`);
+    const size = await sizeOf(file);
+    if (mine !== turn) return;
+    if (size) fail(`${name} is too large for this browser: ${size} pixels. Shrink it, and try again.`);
+    else fail(`${name} cannot be read as an image. JPEG, PNG, WebP, and GIF can.`);
     return;
   }
   if (mine !== turn) return;
@@ -107,12 +110,26 @@ async function showPhoto(file, { name, credit = "", button }) {
   say(face ? `${name}: one face found.` : `${name}: no face found. It should be upright, frontal, and not too small.`);
 }
 
+// Width and height of an image that is sound but too large to be processed; "" if it isn't an image.
+async function sizeOf(file) {
+  const image = new Image();
+  const address = URL.createObjectURL(file);
+  try {
+    await new Promise((done, failed) => Object.assign(image, { onload: done, onerror: failed, src: address }));
+    return `${image.naturalWidth} x ${image.naturalHeight}`;
+  } catch {
+    return "";
+  } finally {
+    URL.revokeObjectURL(address);
+  }
+}
+
 // --- The camera -----------------------------------------------------------------------------
 
 async function startCamera() {
   const mine = nextTurn();
   if (!navigator.mediaDevices?.getUserMedia) {
-    say("This page may not use a camera: browsers allow it only over https, or on this very computer.");
+    fail("This page may not use a camera: browsers allow it only over https, or on this very computer.");
     return;
   }
   say("Waiting for the camera …");
@@ -126,7 +143,7 @@ async function startCamera() {
     stream.getVideoTracks()[0].addEventListener("ended", () => mine === turn && nextTurn("The camera stopped sending."));
     await video.play();
   } catch (error) {
-    if (mine === turn) nextTurn(CAMERA_ERRORS[error.name] ?? `The camera cannot be used (${error.message}).`);
+    if (mine === turn) fail(CAMERA_ERRORS[error.name] ?? `The camera cannot be used (${error.message}).`);
     return;
   }
   if (mine !== turn) return;
@@ -175,6 +192,16 @@ function nextTurn(words) {
   return ++turn;
 }
 
+// Ends what is going on without a result: that of an earlier image must not stand next to this one's failure.
+function fail(words) {
+  nextTurn(words);
+  context.clearRect(0, 0, context.canvas.width, context.canvas.height);
+  part("image").ariaLabel = "No image";
+  for (const name of ["credit", "label", "note"]) part(name).textContent = "";
+  drawCrop();
+  drawBars();
+}
+
 document.addEventListener("visibilitychange", () => {
   if (document.hidden && stream) nextTurn("The camera was stopped, since the page was hidden.");
 });
@@ -205,7 +232,7 @@ function look(mine, parts) {
       if (mine === turn) show(face, levels, output?.probabilities);
       return face;
     } catch (error) {
-      if (mine === turn) nextTurn(`The networks could not process the image (${error.message}).`);
+      if (mine === turn) fail(`The networks could not process the image (${error.message}).`);
       return null;
     }
   });
@@ -221,13 +248,16 @@ function show(face, levels, probabilities) {
   part("label").textContent = face ? (unsure ? "unsure" : name) : "no face";
   const confidence = face ? percent(probabilities[best]) : "";
   part("note").textContent = unsure ? `${name} ${confidence} is below the threshold` : confidence;
-  [...part("bars").rows].forEach((row, i) => {
-    const p = face ? probabilities[i] : 0;
-    row.className = `${i === best ? "demo-best" : ""} ${unsure ? "demo-unsure" : ""}`;
-    row.querySelector("span").style.width = `${100 * p}%`;
-    row.cells[2].textContent = face ? percent(p) : "";
-  });
+  drawBars(probabilities, best, unsure);
   announce(face ? (unsure ? "unsure" : `label: ${name}`) : "no face");
+}
+
+function drawBars(probabilities, best, unsure) {
+  [...part("bars").rows].forEach((row, i) => {
+    row.className = `${i === best ? "demo-best" : ""} ${unsure ? "demo-unsure" : ""}`;
+    row.querySelector("span").style.width = probabilities ? `${100 * probabilities[i]}%` : 0;
+    row.cells[2].textContent = probabilities ? percent(probabilities[i]) : "";
+  });
 }
 
 function drawCrop(levels) {
