@@ -197,6 +197,7 @@ def train(
     from fertools.errors import require
     from fertools.paths import find_run, run_path
     from fertools.training import distributed
+    from fertools.training.checkpoints import lock_folder
     from fertools.training.runtime import keep_freed_memory
     from fertools.training.trainer import train as run
 
@@ -213,8 +214,9 @@ def train(
     where = _device(device)
     if tensorboard:
         require("tensorboard", "tensorboard")  # before anything is written
-    if resume is None:
-        _write_settings(folder, settings)
+    if resume is None and distributed.start()[0] == 0:
+        with lock_folder(folder):  # the settings of a run that another process trains stay as they are
+            _write_settings(folder, settings)
     keep_freed_memory()
     record = run(
         config,
@@ -244,7 +246,6 @@ def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
     from fertools.files import atomic_write
 
     if not any((folder / name).exists() for name in ("checkpoint.safetensors", "record.json")):
-        folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / _SETTINGS) as part:
             part.write_text(json.dumps(settings, indent=1) + "\n")
 

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -175,9 +176,56 @@ def _checked(values: Any, path: Path) -> dict[str, Any]:
     required = {f.name for f in fields(Record) if f.default is MISSING and f.default_factory is MISSING}
     wrong = [f"{name} is missing" for name in sorted(required - values.keys())]
     wrong += [f"{name} is unknown" for name in sorted(values.keys() - known)]
+    wrong = wrong or _misfits(values)
     if wrong:
         raise RunError(f"{path} is not a record of fertools {__version__}: {', '.join(wrong)}. {_WAY_OUT}")
     return values
+
+
+_NUMBER = (int, float)
+_CONTENT: dict[str, Any] = {  # of a record, as far as something is computed from it
+    "name": str,
+    "recipe": str,
+    "identity": {"config": dict, "seed": int, "data": dict},
+    "data": {"name": str},
+    "classes": list,
+    "normalization": {"mean": _NUMBER, "std": _NUMBER},
+    "parameters": int,
+    "history": list,
+    "selected": {"epoch": int, "by": str},
+    "metrics": dict,
+    "temperature": (*_NUMBER, NoneType),
+    "threshold": (*_NUMBER, NoneType),
+    "environment": dict,
+}
+_MEASURED = {"n": int, "accuracy": _NUMBER, "accuracy_interval": list, "confusion": list}  # by test set and TTA
+
+
+def _misfits(values: dict[str, Any]) -> list[str]:
+    """What is missing or has another type than it should, in words."""
+    from fertools.recipes import TrainConfig
+
+    wrong = _differs(values, _CONTENT, "")
+    if not wrong:
+        for test_set, by_tta in values["metrics"].items():
+            where = f"metrics.{test_set}."
+            wrong += _differs(by_tta, dict, where) or [
+                text for tta, found in by_tta.items() for text in _differs(found, _MEASURED, f"{where}{tta}.")
+            ]
+        try:
+            TrainConfig.from_dict(values["identity"]["config"])
+        except (TypeError, ValueError) as error:
+            wrong.append(f"identity.config: {error}")
+    return wrong
+
+
+def _differs(values: Any, content: Any, where: str) -> list[str]:
+    if not isinstance(content, dict):
+        return [] if isinstance(values, content) else [f"{where.rstrip('.')} is {values!r:.40}"]
+    if not isinstance(values, dict):
+        return [f"{where.rstrip('.')} is {values!r:.40}"]
+    missing = [f"{where}{name} is missing" for name in content if name not in values]
+    return missing or [text for name in content for text in _differs(values[name], content[name], f"{where}{name}.")]
 
 
 def percent(proportion: float, interval: Sequence[float], digits: int = 2) -> str:

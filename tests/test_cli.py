@@ -170,7 +170,7 @@ def test_audit_counts(fertools: Command) -> None:
         (["train", "--output", "x", "--resume", "x"], 2, "give one of --output"),
         (["train", "--resume", "x", "--lr", "1"], 2, "own settings"),
         (["train", "--resume", "nosuch"], 1, "there is no run nosuch"),
-        (["train", "--output", "file/run"], 1, "file/run: Not a directory; give a folder rather than a file"),
+        (["train", "--output", "file/run"], 1, "file/run cannot be written to (Not a directory)"),
         (["sweep", "nosuch.toml"], 1, "nosuch.toml"),
         (["compare", "--tta", "one"], 2, "single-crop, flip, ten-crop"),
         (["compare", "a", "b", "c"], 2, "at most two"),

@@ -24,7 +24,7 @@ def a_record(**changes: object) -> Record:
         "name": "a-run",
         "recipe": "cpu-fer2013",
         "overrides": ["epochs=2"],
-        "identity": {"seed": 0},
+        "identity": {"config": {"epochs": 2}, "seed": 0, "data": {}},
         "data": {"name": "fer2013", "training": 8},
         "classes": ["happy", "sad"],
         "normalization": {"mean": 120.0, "std": 60.0},
@@ -119,6 +119,15 @@ def test_other_versions_records_are_refused_with_the_reason(tmp_path: Path) -> N
     path.write_text(json.dumps({name: value for name, value in values.items() if name != "threshold"}))
     with pytest.raises(RunError, match="threshold is missing"):
         Record.load(tmp_path)
+    for name, wrong, words in [
+        ("classes", "happy", "classes is 'happy'"),
+        ("identity", values["identity"] | {"config": {"epoch": 2}}, "identity.config: TrainConfig has no field epoch"),
+        ("selected", {"by": "last epoch"}, "selected.epoch is missing"),
+        ("metrics", {"fold": {"single-crop": {"n": 4}}}, "metrics.fold.single-crop.accuracy is missing"),
+    ]:
+        path.write_text(json.dumps({**values, name: wrong}))
+        with pytest.raises(RunError, match=words):
+            Record.load(tmp_path)
     path.write_text(json.dumps({**values, "format": FORMAT + 1, "color": "blue"}))
     with pytest.raises(RunError, match="a newer version wrote it. Upgrade with `pip install --upgrade fertools`"):
         Record.load(tmp_path)

@@ -221,6 +221,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
         lock.release()
         raise _not_writable(folder, error) from None
     try:
+        for left in folder.glob("*.part.*"):  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         yield
     finally:
         with suppress(OSError):

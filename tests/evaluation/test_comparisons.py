@@ -62,13 +62,13 @@ def test_folds_without_known_subjects_are_the_groups(
 
 def test_pooling_takes_one_variant_and_refuses_a_mixture(tmp_path: Path, make_run: Make, make_folds: Make) -> None:
     right = [np.arange(30) % 4 > 0] * 2
-    make_folds(tmp_path / "s", right, None, "a_", units=1)
-    make_folds(tmp_path / "s", right, None, "b_", units=2)
+    make_folds(tmp_path / "s", right, None, "a_", network={"units": 1})
+    make_folds(tmp_path / "s", right, None, "b_", network={"units": 2})
     assert variants("s", tmp_path) == ["a", "b"]
     assert pool_folds("s", "b", runs=tmp_path).name == "s/b"
     with pytest.raises(RunError, match="0 finished folds of the variant ''; its variants: 'a', 'b'"):
         pool_folds("s", runs=tmp_path)
-    make_run(tmp_path / "s" / "a_fold-2", np.arange(30) % 3, right[0], "fold", "ckplus48", fold=2, units=9)
+    make_run(tmp_path / "s" / "a_fold-2", np.arange(30) % 3, right[0], "fold", "ckplus48", fold=2, network={"units": 9})
     with pytest.raises(RunError, match="are not two folds of one experiment"):
         pool_folds("s", "a", runs=tmp_path)
 
