@@ -46,15 +46,15 @@ class NetworkConfig(Config):
     (96, 48, 24, 12)
     """
 
-    classes: Annotated[int, Range(2)] = 7  # section 3.1: seven labels in FER2013 and in CK+
-    width: Annotated[int, Range(1)] | Annotated[tuple[int, ...], Range(1)] = 32
+    classes: Annotated[int, Range(2, 1000)] = 7  # section 3.1: seven labels in FER2013 and in CK+
+    width: Annotated[int, Range(1, 1024)] | Annotated[tuple[int, ...], Range(1, 1024)] = 32
     # Channels C. Open in the paper. A tuple gives one width per map size, finest first, e.g.
     # (8, 16, 32, 64) for maps of 96, 48, 24, 12; 1x1 convolutions then connect the sizes. Ours.
     scales: tuple[int, ...] = (24, 48, 96)
     # Map size each branch starts from, top branch first. Section 2.1 says down, same, up; the
     # factors are open. The number of scales is the number of branches.
-    units: Annotated[int, Range(1)] = 3  # m of eq. 1; section 3.3: 3 "achieves a fine balance"
-    kernels: Annotated[tuple[int, ...], Range(1)] = (5, 3)  # eq. 2 and 3; (3,) or (5,) for an ablation
+    units: Annotated[int, Range(1, 100)] = 3  # m of eq. 1; section 3.3: 3 "achieves a fine balance"
+    kernels: Annotated[tuple[int, ...], Range(1, 47)] = (5, 3)  # eq. 2 and 3; (3,) or (5,) for an ablation
     residual: bool = True  # the "+ F" of eq. 1
     drop_path: Annotated[float, Range(0, 1, below=True)] = 0.0
     # Stochastic depth (Huang et al. 2016): the probability, in training, that an image passes a
@@ -75,7 +75,7 @@ class NetworkConfig(Config):
     fusion_norm: Literal["before", "after", "none"] = "none"
     # Batch normalization around the activation of eq. 5. Ours, for the sigmoid's ablation.
     resampling: Literal["bicubic", "bilinear", "nearest"] = "bicubic"  # section 2.1: bicubic
-    hidden: Annotated[int, Range(1)] = 256  # width of the first of the two fully connected layers. Open.
+    hidden: Annotated[int, Range(1, 65536)] = 256  # width of the first of the two fully connected layers. Open.
     head_norm: bool = False  # batch normalization in that layer. Ours, for the sigmoid's ablation.
     dropout: Annotated[float, Range(0, 1, below=True)] = 0.5  # section 3.2
 

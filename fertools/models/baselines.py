@@ -30,7 +30,7 @@ class BaselineConfig(Config):
     """Everything that decides the shape of a :class:`Baseline`."""
 
     name: BaselineName
-    classes: Annotated[int, Range(2)] = 7
+    classes: Annotated[int, Range(2, 1000)] = 7
     end_size: Literal[3, 6] = 6  # of the last feature maps, in pixels; the paper's network ends on 6 as well
     dropout: Annotated[float, Range(0, 1, below=True)] = 0.5  # before the last layer
 

@@ -122,6 +122,9 @@ def load_network(path: Path) -> tuple[nn.Module, ModelMetadata]:
         metadata = ModelMetadata.from_dict(values)
     except ValueError as error:
         raise WeightsError(f"{path} describes no network that fertools can build: {error}") from None
+    with torch.device("meta"):  # shapes without memory: a small file can describe a huge network
+        shapes = build(metadata.network).state_dict()
+    _refuse_misfits(shapes, tensors, path)
     net = build(metadata.network)
     load_state_dict(net, tensors, path)
     if damaged := [name for name, value in net.state_dict().items() if not value.isfinite().all()]:
@@ -138,6 +141,13 @@ def load_state_dict(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
         WeightsError: naming what is missing, unknown, or of another shape.
     """
     wanted = net.state_dict()
+    _refuse_misfits(wanted, tensors, path)
+    with torch.no_grad():
+        for name, value in wanted.items():
+            value.copy_(tensors[name])
+
+
+def _refuse_misfits(wanted: dict[str, Tensor], tensors: dict[str, Tensor], path: Path) -> None:
     wrong = [f"{name} is missing" for name in wanted.keys() - tensors.keys()]
     wrong += [f"{name} is not part of the network" for name in tensors.keys() - wanted.keys()]
     wrong += [
@@ -148,9 +158,6 @@ def load_state_dict(net: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise WeightsError(f"{path} does not fit the network: " + "; ".join(sorted(wrong)[:5]) + more)
-    with torch.no_grad():
-        for name, value in wanted.items():
-            value.copy_(tensors[name])
 
 
 def initialize_from(net: nn.Module, path: Path, classes: Sequence[str]) -> None:

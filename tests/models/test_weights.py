@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fertools.errors import WeightsError
+from fertools.models.registry import build
 from fertools.models.weights import ModelMetadata, load_network, load_weights, save_network
 from fertools.network import MultiScaleFusionNet, NetworkConfig
 
@@ -84,6 +85,25 @@ def test_wrong_shapes_and_names_are_named(saved: Path) -> None:
     save_file(fewer | {"stray": torch.zeros(1)}, saved, header)
     with pytest.raises(WeightsError, match=r"stem\.0\.weight is missing; stray is not part of the network"):
         load_network(saved)
+
+
+def test_a_small_file_that_describes_a_huge_network_costs_no_memory(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors, metadata = load_weights(saved)
+    metadata["network"] |= {"width": [1024, 1024], "units": 100, "hidden": 65536}
+    save_file(tensors, saved, {"fertools": json.dumps(metadata)})
+    devices = []
+
+    def build_and_note(config: NetworkConfig) -> torch.nn.Module:
+        net = build(config)
+        devices.append(next(net.parameters()).device.type)
+        return net
+
+    monkeypatch.setattr("fertools.models.weights.build", build_and_note)
+    with pytest.raises(WeightsError, match="does not fit the network"):
+        load_network(saved)
+    assert devices == ["meta"]
 
 
 def test_a_failed_write_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
