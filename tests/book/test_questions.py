@@ -79,6 +79,13 @@ def test_reader_gets_each_choice_with_its_reply(tmp_path: Path, monkeypatch: pyt
     assert guess.fieldset.legend
 
 
+def test_no_question_contains_code() -> None:
+    """A backtick in the first line of a fence ends the fence, and the choices become a list of tasks."""
+    for page in TOOLS.parent.rglob("*.md"):
+        for line in page.read_text().splitlines():
+            assert not (line.startswith(("```{quiz}", "```{predict}")) and "`" in line[3:]), f"{page.name}: {line}"
+
+
 @pytest.mark.parametrize(
     ("name", "choices", "message"),
     [
