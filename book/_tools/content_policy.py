@@ -28,7 +28,8 @@ POLICY = {
 
 def add_policy(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
     content = "; ".join(f"{kind} {sources}" for kind, sources in POLICY.items())
-    context["metatags"] = f'<meta http-equiv="Content-Security-Policy" content="{content}">\n{context.get("metatags", "")}'
+    tag = f'<meta http-equiv="Content-Security-Policy" content="{content}">'
+    context["metatags"] = f"{tag}\n{context.get('metatags', '')}"
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
