@@ -1,5 +1,5 @@
 // Where a face is, by MediaPipe's short-range detector (Bazarevsky et al. 2019, "BlazeFace"). Its boxes are
-// turned into dlib's, around which the network's faces were cropped.
+// turned into dlib's, around which fertools crops faces.
 
 import { resize } from "./crop.js";
 
