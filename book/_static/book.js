@@ -9,3 +9,15 @@ document.addEventListener("DOMContentLoaded", () => {
     entry.setAttribute("role", "listitem");
   }
 });
+
+// Cells leave data for the figures that a reader can move; the script of each kind puts them in their places.
+const scripts = document.currentScript.src;
+document.addEventListener("DOMContentLoaded", () => {
+  const kinds = new Set([...document.querySelectorAll(".page-data")].map((place) => place.dataset.kind));
+  for (const name of kinds.size ? ["figure", ...kinds] : []) {
+    const script = document.createElement("script");
+    script.async = false; // in this order
+    script.src = new URL(`interactive/${name}.js`, scripts);
+    document.head.append(script);
+  }
+});

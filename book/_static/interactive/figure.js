@@ -1,0 +1,49 @@
+// What the interactive figures share. Plain scripts, so that they also run in a page that is opened from a disk.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+const figures = {
+  // The data that cells of this page left for scripts of this kind, one for each cell.
+  data(kind) {
+    const places = document.querySelectorAll(`.page-data[data-kind="${kind}"] script`);
+    return [...places].map((place) => JSON.parse(place.textContent));
+  },
+
+  // An element with attributes and children; names with "svg:" are of SVG.
+  make(name, attributes = {}, ...children) {
+    const element = name.startsWith("svg:")
+      ? document.createElementNS(SVG, name.slice(4))
+      : document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    element.append(...children);
+    return element;
+  },
+
+  // Puts the parts where the figure's image is. On paper, the image stays.
+  replace(id, ...parts) {
+    const image = document.querySelector(`#${id} img`);
+    image.classList.add("interactive-still");
+    image.after(figures.make("div", { class: "interactive" }, ...parts));
+  },
+
+  // A labeled slider with its value next to it, and the parts to show: { row, input }.
+  slider({ label, min, max, step, value, write, change }) {
+    const shown = figures.make("span", { class: "interactive-value" });
+    const input = figures.make("input", { type: "range", min, max, step, value });
+    const update = () => {
+      shown.textContent = input.ariaValueText = write(Number(input.value));
+      change(Number(input.value));
+    };
+    input.addEventListener("input", update);
+    const row = figures.make("label", { class: "interactive-slider" }, label, input, shown);
+    return { row, input, update };
+  },
+
+  button(words, press) {
+    const button = figures.make("button", { type: "button", class: "interactive-button" }, words);
+    button.addEventListener("click", press);
+    return button;
+  },
+
+  percent: (p, digits = 1) => `${(100 * p).toFixed(digits)}\u00a0%`,
+};
