@@ -73,7 +73,10 @@ def inject(fault: str) -> None:
     elif fault.startswith("signal "):
         from fertools.training.trainer import Trainer
 
-        _at_call(Trainer, "step", 5, lambda: os.kill(os.getpid(), getattr(signal, fault.removeprefix("signal "))))
+        sent = getattr(signal, fault.removeprefix("signal "))
+        # As a terminal leaves it: under nohup or in the background the tests inherit an ignored one, which stays ignored.
+        signal.signal(sent, signal.default_int_handler if sent == signal.SIGINT else signal.SIG_DFL)
+        _at_call(Trainer, "step", 5, lambda: os.kill(os.getpid(), sent))
 
 
 def _kill() -> None:
