@@ -74,7 +74,7 @@ def inject(fault: str) -> None:
         from fertools.training.trainer import Trainer
 
         sent = getattr(signal, fault.removeprefix("signal "))
-        # As a terminal leaves it: under nohup or in the background the tests inherit an ignored one, which stays ignored.
+        # As a terminal leaves it: under nohup or in the background the tests inherit one that is, and stays, ignored.
         signal.signal(sent, signal.default_int_handler if sent == signal.SIGINT else signal.SIG_DFL)
         _at_call(Trainer, "step", 5, lambda: os.kill(os.getpid(), sent))
 
