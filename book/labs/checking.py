@@ -15,19 +15,18 @@ In the notebook, ``check.padding(same_padding)`` prints one line or one paragrap
 
 from __future__ import annotations
 
+import functools
 import inspect
 import linecache
 import textwrap
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 NOT_DONE = "not done yet. Replace `...` or `raise NotImplementedError` in the cell above with your own code."
-CHECK_FILES = (Path(__file__).name, "_checks.py")
 
 
 class Checks(SimpleNamespace):
@@ -62,17 +61,35 @@ def examine(function: Callable[..., None], *objects: Any) -> str:
     """What is wrong with a student's code, in words; empty if nothing is."""
     if any(value is ... for value in objects):
         return NOT_DONE
+    latest: dict[str, Any] = {}
+    watched = [_watch(value, latest) if inspect.isfunction(value) else value for value in objects]
     try:
         with torch.random.fork_rng(devices=[]):  # the same result each time, whatever ran before
             torch.manual_seed(0)
-            function(*objects)
+            function(*watched)
     except NotImplementedError:
         return NOT_DONE
-    except AssertionError as error:
-        return str(error)
     except Exception as error:
+        for name, result in latest.items():
+            if result is None:
+                return f"{name} returns None. Is a return missing?"
+        if isinstance(error, AssertionError):
+            return str(error)
         return f"the code stopped with {type(error).__name__}: {error}\n{_where(error)}".rstrip()
     return ""
+
+
+def _watch(function: Callable[..., Any], latest: dict[str, Any]) -> Callable[..., Any]:
+    """The function, which also writes its name and the result of its latest call into ``latest``."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        latest.clear()
+        result = function(*args, **kwargs)
+        latest[function.__name__] = result
+        return result
+
+    return call
 
 
 def _where(error: Exception) -> str:
@@ -82,5 +99,5 @@ def _where(error: Exception) -> str:
     if theirs:
         line = linecache.getline(theirs[-1].filename, theirs[-1].lineno or 0).strip()
         return f"It was in {theirs[-1].name}, line {theirs[-1].lineno} of its cell: {line}"
-    ours = [frame for frame in frames if frame.filename.endswith(CHECK_FILES)]
+    ours = [frame for frame in frames if frame.filename.endswith("_checks.py")]
     return f"The check was running: {ours[-1].line}" if ours else ""

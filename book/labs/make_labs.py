@@ -4,7 +4,8 @@ A source is a MyST notebook that contains the lab, its solution, and its checks:
 
 - Code between ``# BEGIN SOLUTION`` and ``# END SOLUTION`` is the solution. A student gets
   ``raise NotImplementedError`` instead, or the commented lines that follow a ``# STUB`` inside.
-- A Markdown cell tagged ``answer`` is a model answer. A student gets an empty cell.
+- A Markdown cell tagged ``answer`` is a model answer, worth the ``points`` of its metadata. A student gets an
+  empty cell.
 - A code cell tagged ``check`` defines checks (see ``checking.py``). They go to the file ``labN_checks.py``
   next to the notebook, which keeps a line that calls them.
 
@@ -33,7 +34,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SHIPPED = ("fertools/**/*.py", "data/synthetic/*", "data/synthetic.*", "data/runs/cpu-fer2013/*")
 BLANK = "raise NotImplementedError  # your code here"
-EMPTY = "**Your answer:** ..."
+EMPTY = "**Your answer** (up to {} points): ..."
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
@@ -44,10 +45,12 @@ class Lab:
     Attributes:
         name: ``"lab1"``.
         cells: (kind, text) in order; kind is ``markdown``, ``answer``, ``code`` or ``check``.
+        points: what each answer is worth, in order.
     """
 
     name: str
     cells: list[tuple[str, str]]
+    points: list[int]
 
     @classmethod
     def read(cls, source: Path) -> Lab:
@@ -57,7 +60,9 @@ class Lab:
             tags = {"answer", "check"} & set(cell.metadata.get("tags", []))
             return tags.pop() if tags else str(cell.cell_type)
 
-        return cls(source.stem.split("_")[0], [(kind(cell), cell.source) for cell in jupytext.read(source).cells])
+        cells = jupytext.read(source).cells
+        points = [cell.metadata["points"] for cell in cells if kind(cell) == "answer"]
+        return cls(source.stem.split("_")[0], [(kind(cell), cell.source) for cell in cells], points)
 
     @property
     def files(self) -> list[str]:
@@ -72,12 +77,13 @@ class Lab:
 
     def notebook(self, *, solved: bool) -> NotebookNode:
         """The student's notebook, or the one with the solution."""
-        cells = []
+        cells, points = [], iter(self.points)
         for kind, text in self.cells:
             if kind == "markdown":
                 cells.append(new_markdown_cell(text))
             elif kind == "answer":
-                cells.append(new_markdown_cell(text if solved else EMPTY))
+                empty = EMPTY.format(next(points))
+                cells.append(new_markdown_cell(text if solved else empty))
             elif kind == "code":
                 cells.append(new_code_cell(solution(text) if solved else stub(text)))
             elif calls := [f"check.{name}({', '.join(answers)})" for name, answers in checks_of(text)]:
@@ -99,14 +105,14 @@ class Lab:
                 cells.append(new_code_cell(otter_cell(text)))
             elif kind == "answer":
                 answers += 1
-                cells += otter_question(f"written{answers}", [], new_markdown_cell(text))
+                cells += otter_question(f"written{answers}", self.points[answers - 1], answer=new_markdown_cell(text))
             else:
                 for name, parameters in checks_of(text):
                     test = f"def test_{name}({', '.join(parameters)}):\n    from checking import examine\n"
                     test += f"    import {self.name}_checks\n\n"
                     test += f"    problem = examine({self.name}_checks.{name}, {', '.join(parameters)})\n"
                     test += "    assert not problem, problem"
-                    cells += otter_question(name, [new_code_cell(test)])
+                    cells += otter_question(name, 1, test=new_code_cell(test))
         return numbered(cells)
 
 
@@ -185,14 +191,16 @@ def otter_cell(text: str) -> str:
     return "\n".join([*lines, '""" # BEGIN PROMPT', stub(text).replace('"""', "'''"), '""" # END PROMPT'])
 
 
-def otter_question(name: str, tests: list[NotebookNode], answer: NotebookNode | None = None) -> list[NotebookNode]:
-    """The raw cells that define a question for Otter."""
+def otter_question(
+    name: str, points: int, *, answer: NotebookNode | None = None, test: NotebookNode | None = None
+) -> list[NotebookNode]:
+    """The raw cells that define a question for Otter, with a model answer or a test."""
     manual = "\nmanual: true" if answer else ""
-    cells = [new_raw_cell(f"# BEGIN QUESTION\nname: {name}\npoints: 1{manual}")]
+    cells = [new_raw_cell(f"# BEGIN QUESTION\nname: {name}\npoints: {points}{manual}")]
     if answer:
         cells += [new_raw_cell("# BEGIN SOLUTION"), answer, new_raw_cell("# END SOLUTION")]
-    if tests:
-        cells += [new_raw_cell("# BEGIN TESTS"), *tests, new_raw_cell("# END TESTS")]
+    if test:
+        cells += [new_raw_cell("# BEGIN TESTS"), test, new_raw_cell("# END TESTS")]
     return [*cells, new_raw_cell("# END QUESTION")]
 
 
@@ -205,11 +213,16 @@ def labs(folder: Path = HERE) -> list[Lab]:
 
 
 def requirements(root: Path = ROOT) -> str:
-    """The packages that the labs need: the library's dependencies, its extras for faces and plots, and Jupyter."""
+    """The packages that the labs need, in the versions that the project is tested with.
+
+    They are the library's dependencies, its extras for faces and plots, and what only the notebooks import or run in.
+    """
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    packages = [*project["dependencies"], *extras["faces"], *extras["plots"]]
-    return "\n".join([*packages, "scikit-image>=0.24", "jupyterlab>=4.2", "ipywidgets>=8.1"]) + "\n"
+    wanted = [*project["dependencies"], *extras["faces"], *extras["plots"], "scikit-image", "jupyterlab"]
+    names = [re.split("[<>=~ ]", package)[0].lower() for package in wanted]
+    pinned = {line.split("==")[0].lower(): line for line in (root / "constraints.txt").read_text().splitlines()}
+    return "".join(pinned[name] + "\n" for name in names)
 
 
 def shipped(root: Path = ROOT) -> dict[str, Path]:
@@ -244,8 +257,10 @@ def make(out: Path, root: Path = ROOT) -> None:
     shutil.copy(HERE / "handout.md", student / "README.md")
     files = {path.name: path for path in student.iterdir()} | library
     with zipfile.ZipFile(out / "fertools-labs.zip", "w") as archive:
-        for name, path in sorted(files.items()):  # all with the same date, so that the same labs give the same file
-            archive.writestr(zipfile.ZipInfo(f"fertools-labs/{name}"), path.read_bytes(), zipfile.ZIP_DEFLATED)
+        for name, path in sorted(files.items()):
+            entry = zipfile.ZipInfo(f"fertools-labs/{name}")  # its date is fixed: the same labs give the same file
+            entry.external_attr = 0o100644 << 16  # a file that everybody may read, where several people share a folder
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 if __name__ == "__main__":
