@@ -3,11 +3,10 @@
 const BINS = 10;
 const Z = 1.959964; // of a 95 % interval
 
-// What cells hand over: log probabilities in thousandths, N x classes, and the right label of each image.
+// What the cell hands over: log probabilities in thousandths, N x classes, and the right label of each image.
 function unpack({ log_probabilities, labels, classes }) {
-  const bytes = Uint8Array.from(atob(log_probabilities), (letter) => letter.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  const scores = Array.from({ length: bytes.length / 2 }, (_, i) => view.getInt16(2 * i, true) / 1000);
+  const view = new DataView(figures.bytes(log_probabilities).buffer);
+  const scores = Array.from({ length: view.byteLength / 2 }, (_, i) => view.getInt16(2 * i, true) / 1000);
   const rows = Array.from(labels, (_, i) => scores.slice(i * classes.length, (i + 1) * classes.length));
   return { rows, labels: [...labels].map(Number) };
 }
@@ -39,9 +38,8 @@ function wilson(right, count) {
   return [(p + z / 2 - half) / (1 + z), (p + z / 2 + half) / (1 + z)];
 }
 
-function temperatureFigure({ figure, temperature: fitted, ...data }) {
+function temperatureFigure(figure, { rows, labels }, fitted) {
   const { make, percent } = figures;
-  const { rows, labels } = unpack(data);
   const [left, top, side] = [46, 8, 260];
   const x = (p) => left + side * p;
   const y = (p) => top + side * (1 - p);
@@ -89,29 +87,22 @@ function temperatureFigure({ figure, temperature: fitted, ...data }) {
     drawing.setAttribute("aria-label", `Accuracy by confidence at temperature ${temperature.toFixed(2)}. ${words}`);
   };
 
-  const { row, input, update } = figures.slider({
-    label: "Temperature", min: -2, max: 2, step: 0.02, value: 0, write: (power) => (2 ** power).toFixed(2), change: show,
+  const { row, set } = figures.slider({
+    label: "Temperature", min: -2, max: 2, step: 0.02, write: (power) => (2 ** power).toFixed(2), change: show,
   });
-  const set = (power) => {
-    input.step = "any"; // the fitted temperature lies between two steps
-    input.value = power;
-    update();
-    input.step = 0.02;
-  };
   const buttons = make("p", { class: "interactive-buttons" },
     figures.button("As trained: 1", () => set(0)),
     figures.button(`Fitted: ${fitted.toFixed(2)}`, () => set(Math.log2(fitted))));
   figures.replace(figure, row, buttons, drawing, told);
-  update();
+  set(0);
 }
 
-function thresholdFigure({ figure, temperature, threshold: chosen, ...data }) {
+function thresholdFigure(figure, { rows, labels }, classes, temperature, chosen) {
   const { make, percent } = figures;
-  const { rows, labels } = unpack(data);
   const found = rows.map((row, i) => classify(row, labels[i], temperature));
-  const counts = data.classes.map((_, k) => labels.filter((label) => label === k).length);
+  const counts = classes.map((_, k) => labels.filter((label) => label === k).length);
   const table = make("tbody");
-  const lines = data.classes.map((name, k) => {
+  const lines = classes.map((name, k) => {
     const [bar, number] = [make("span"), make("td")];
     const drawn = make("td", { "aria-hidden": "true" }, bar);
     return { k, bar, number, row: make("tr", {}, make("th", { scope: "row" }, name), drawn, number) };
@@ -132,15 +123,9 @@ function thresholdFigure({ figure, temperature, threshold: chosen, ...data }) {
       (covered ? `, and ${percent(right / covered)} of these labels are right.` : ".");
   };
 
-  const { row, input, update } = figures.slider({
-    label: "Threshold", min: 0, max: 1, step: 0.005, value: 0, write: (p) => percent(p), change: show,
+  const { row, set } = figures.slider({
+    label: "Threshold", min: 0, max: 1, step: 0.005, write: (p) => percent(p), change: show,
   });
-  const set = (p) => {
-    input.step = "any";
-    input.value = p;
-    update();
-    input.step = 0.005;
-  };
   lines.sort((a, b) => counts[b.k] - counts[a.k]).forEach((line) => table.append(line.row));
   const buttons = make("p", { class: "interactive-buttons" },
     figures.button("Never abstain: 0", () => set(0)),
@@ -150,4 +135,8 @@ function thresholdFigure({ figure, temperature, threshold: chosen, ...data }) {
   set(chosen);
 }
 
-for (const data of figures.data("calibration")) ("threshold" in data ? thresholdFigure : temperatureFigure)(data);
+for (const data of figures.data("calibration")) {
+  const predictions = unpack(data);
+  temperatureFigure(data.figures.temperature, predictions, data.temperature);
+  thresholdFigure(data.figures.threshold, predictions, data.classes, data.temperature, data.threshold);
+}

@@ -26,17 +26,26 @@ const figures = {
     image.after(figures.make("div", { class: "interactive" }, ...parts));
   },
 
-  // A labeled slider with its value next to it, and the parts to show: { row, input }.
-  slider({ label, min, max, step, value, write, change }) {
+  // The bytes that Python's base64 wrote.
+  bytes: (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)),
+
+  // A labeled slider with its value next to it, { row, set }. Call set() once to begin; it also goes between two steps.
+  slider({ label, min, max, step, write, change }) {
     const shown = figures.make("span", { class: "interactive-value" });
-    const input = figures.make("input", { type: "range", min, max, step, value });
+    const input = figures.make("input", { type: "range", min, max, step });
     const update = () => {
       shown.textContent = input.ariaValueText = write(Number(input.value));
       change(Number(input.value));
     };
+    const set = (place) => {
+      input.step = "any";
+      input.value = place;
+      update();
+      input.step = step;
+    };
     input.addEventListener("input", update);
     const row = figures.make("label", { class: "interactive-slider" }, label, input, shown);
-    return { row, input, update };
+    return { row, set };
   },
 
   button(words, press) {

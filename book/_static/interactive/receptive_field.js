@@ -7,14 +7,11 @@ function receptiveFields({ figure, face, branches, fields }) {
   const size = 48;
   const canvas = make("canvas", { width: size, height: size });
   const pixels = new ImageData(size, size);
-  [...atob(face)].forEach((letter, i) => {
-    const level = letter.charCodeAt(0);
-    pixels.data.set([level, level, level, 255], 4 * i);
-  });
+  figures.bytes(face).forEach((level, i) => pixels.data.set([level, level, level, 255], 4 * i));
   canvas.getContext("2d").putImageData(pixels, 0, 0);
   const drawing = make("svg:svg", { viewBox: `0 0 ${size} ${size}`, role: "img", class: "interactive-face" },
     make("svg:image", { href: canvas.toDataURL(), width: size, height: size }));
-  const boxes = Object.entries(branches).map(([name, { color }]) => {
+  const boxes = Object.entries(branches).map(([name, color]) => {
     const box = make("svg:rect", { fill: "none", stroke: color, "stroke-width": 0.9 });
     const words = make("li");
     words.style.setProperty("--branch", color);
@@ -41,29 +38,27 @@ function receptiveFields({ figure, face, branches, fields }) {
   };
 
   const slider = (label, key, min, max, write, step = 1) => figures.slider({
-    label, min, max, step, value: state[key], write, change: (value) => { state[key] = value; show(); },
+    label, min, max, step, write, change: (value) => { state[key] = value; show(); },
   });
-  const across = slider("Column", "across", 0, size - 1, String);
-  const down = slider("Row", "down", 0, size - 1, String);
-  const controls = [
-    slider("Units in a module", "units", 1, 4, String),
-    slider("Widest window", "window", 3, 7, (k) => `${k}x${k}`, 2),
-    slider("Module", "module", 1, 2, (n) => (n === 1 ? "first" : "second")),
-  ];
+  const sliders = {
+    across: slider("Column", "across", 0, size - 1, String),
+    down: slider("Row", "down", 0, size - 1, String),
+    units: slider("Units in a module", "units", 1, 4, String),
+    window: slider("Widest window", "window", 3, 7, (k) => `${k}x${k}`, 2),
+    module: slider("Module", "module", 1, 2, (n) => (n === 1 ? "first" : "second")),
+  };
   const follow = (event) => {
     if (event.type === "pointermove" && event.pointerType === "touch" && !event.buttons) return;
     const place = drawing.getBoundingClientRect();
     const at = (offset, length) => Math.max(0, Math.min(size - 1, Math.floor((size * offset) / length)));
-    across.input.value = at(event.clientX - place.left, place.width);
-    down.input.value = at(event.clientY - place.top, place.height);
-    across.update();
-    down.update();
+    sliders.across.set(at(event.clientX - place.left, place.width));
+    sliders.down.set(at(event.clientY - place.top, place.height));
   };
   for (const kind of ["pointermove", "pointerdown"]) drawing.addEventListener(kind, follow);
 
   const list = make("ul", { class: "interactive-branches", "aria-live": "polite" }, ...boxes.map((box) => box.words));
-  figures.replace(figure, drawing, list, across.row, down.row, ...controls.map((one) => one.row));
-  for (const one of [across, down, ...controls]) one.update();
+  figures.replace(figure, drawing, list, ...Object.values(sliders).map(({ row }) => row));
+  for (const [key, { set }] of Object.entries(sliders)) set(state[key]);
 }
 
 figures.data("receptive_field").forEach(receptiveFields);
