@@ -178,3 +178,10 @@ def test_it_runs_from_a_disk(built: Path, chromium: Browser) -> None:
     page.goto((built / "book" / "calibration.html").as_uri())
     page.wait_for_selector(f"{LABELS} .interactive")
     page.close()
+
+
+def test_data_take_no_room_in_either_theme(page: Page) -> None:
+    for theme in ("light", "dark"):
+        page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+        cells = page.locator(".cell:has(.page-data)").all()
+        assert [cell.evaluate("cell => cell.offsetHeight") for cell in cells] == [0]
