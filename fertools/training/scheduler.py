@@ -106,7 +106,6 @@ def run_sweep(
     todo = [(run, sweep.folder(run, runs).resolve()) for run in sweep.runs if states[run.name] != "done"]
     root.mkdir(parents=True, exist_ok=True)
     common: dict[str, Any] = {
-        "recipe": sweep.recipe,
         "weights": weights.resolve() if weights else None,
         "device": device,
         "end": None if minutes is None else time.time() + 60 * minutes,
@@ -145,7 +144,6 @@ def _attempt(
     run: Run,
     folder: Path,
     faces: FaceSet,
-    recipe: str,
     weights: Path | None,
     device: str | None,
     end: float | None,
@@ -167,7 +165,7 @@ def _attempt(
             seed=run.seed,
             device=device,
             init=weights,
-            recipe=recipe,
+            recipe=run.recipe,
             overrides=run.overrides,
             minutes=minutes,
             progress=progress,

@@ -4,7 +4,7 @@ A sweep is a TOML file, ``data/sweeps/NAME.toml``::
 
     about = "CK+48 by subject, ten folds"   # for people
     data = "ckplus48"
-    recipe = "cpu-ckplus"
+    recipe = "cpu-ckplus"                   # of every run that names no other
     seeds = [0]                             # the default
     set = ["epochs=40"]                     # overrides that all runs have in common
     init = ""                               # a finished run that all runs are fine-tuned from
@@ -16,6 +16,7 @@ A sweep is a TOML file, ``data/sweeps/NAME.toml``::
     [[run]]                                 # and of these variants
     name = "one-branch"
     set = ["network.scales=48"]
+    recipe = "cpu-ckplus"                   # optional
 
 Its runs are seeds x variants x ``vary``, in that order. Each is written to ``data/runs/NAME/RUN/``, where
 RUN names what varies: ``fold-0``, or ``one-branch_fold-0_units-2_seed-1``. ``groups.json`` next to them
@@ -52,7 +53,7 @@ _KEYS: dict[str, type] = {
     "vary": dict,
     "run": list,
 }
-_VARIANT_KEYS: dict[str, type] = {"name": str, "set": list}
+_VARIANT_KEYS: dict[str, type] = {"name": str, "set": list, "recipe": str}
 
 MAX_RUNS = 10_000  # more is a mistake in the file
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*")  # of a folder, on every system
@@ -65,6 +66,7 @@ class Run:
     """One training run of a sweep."""
 
     name: str  # its folder's
+    recipe: str
     overrides: tuple[str, ...]  # of the recipe, "field=value" each
     seed: int
     config: TrainConfig
@@ -76,7 +78,6 @@ class Sweep:
 
     name: str
     data: str
-    recipe: str
     runs: tuple[Run, ...]
     about: str = ""
     init: str = ""
@@ -102,7 +103,7 @@ class Sweep:
 
     @classmethod
     def _from(cls, name: str, values: dict[str, Any]) -> Sweep:
-        _check_keys(values, _KEYS, required=("data", "recipe"))
+        _check_keys(values, _KEYS, required=("data",))
         seeds, vary, variants = values.get("seeds", [0]), _fields(values.get("vary", {})), values.get("run", [{}])
         if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds = {seeds!r}: expected different whole numbers from 0, e.g. [0, 1, 2]")
@@ -128,16 +129,19 @@ class Sweep:
             _check_name(run_name, "a run's name")
             own = [f"{field}={_text(value)}" for field, value in varied.items()]
             overrides = (*values.get("set", []), *variant.get("set", []), *own)
+            recipe = variant.get("recipe") or values.get("recipe")
+            if not recipe:
+                raise ValueError(f"{run_name}: recipe must be given, for the whole sweep or in [[run]]")
             try:
-                config = _build(values["recipe"], overrides)
+                config = _build(recipe, overrides)
             except ValueError as error:
                 raise ValueError(f"{run_name}: {error}") from None
             if run_name in runs:
                 raise ValueError(f"two runs would be called {run_name}")
             if (other := same.setdefault((config, seed), run_name)) != run_name:
                 raise ValueError(f"{other} and {run_name} are the same run; leave one out")
-            runs[run_name] = Run(run_name, overrides, seed, config)
-        texts = {key: values.get(key, "") for key in ("data", "recipe", "about", "init")}
+            runs[run_name] = Run(run_name, recipe, overrides, seed, config)
+        texts = {key: values.get(key, "") for key in ("data", "about", "init")}
         return cls(name, runs=tuple(runs.values()), **texts)
 
     def folder(self, run: Run, runs: str | Path | None = None) -> Path:

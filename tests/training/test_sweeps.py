@@ -181,6 +181,16 @@ def test_a_runs_name_says_what_varies(tmp_path: Path, more: str, names: list[str
     assert [run.name for run in sweep.runs] == names
 
 
+def test_a_variant_can_start_from_another_recipe(tmp_path: Path) -> None:
+    own = '[[run]]\nname = "b"\nset = ["epochs=3"]\nrecipe = "vgg13-fer2013"'
+    sweep = read(tmp_path, f'data = "fer2013"\nrecipe = "cpu-fer2013"\n[[run]]\nname = "a"\nset = []\n{own}')
+    assert [(run.recipe, run.config) for run in sweep.runs] == [
+        ("cpu-fer2013", recipe("cpu-fer2013")),
+        ("vgg13-fer2013", recipe("vgg13-fer2013", ["epochs=3"])),
+    ]
+    assert read(tmp_path, f'data = "fer2013"\n{own}').runs[0].recipe == "vgg13-fer2013"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
