@@ -87,7 +87,8 @@ class TrainConfig(Config):
     # ferplus. The epoch is selected, and the result measured, on the set's labels.
     label_smoothing: Annotated[float, Range(0, 1, below=True)] = 0.0
     ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.0
-    # per step, of the exponential moving average of the weights that is then evaluated; 0: none
+    # per step, of the exponential moving average of the weights that is then evaluated; 0: none. Step t, from 0,
+    # has at most (1 + t) / (10 + t).
     max_grad_norm: Annotated[float, Range(0)] = 0.0  # gradient clipping; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware computes in it
     select: Literal["best", "last"] = "last"  # which epoch's weights: best on PublicTest, or the last

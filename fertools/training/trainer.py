@@ -147,7 +147,7 @@ class Trainer:
             )
 
         self.net = net.to(self.device).to(memory_format=torch.channels_last)
-        self.average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        self.average = AveragedModel(net, multi_avg_fn=self.move_average, use_buffers=True)
         self.evaluated = self.average.module if config.ema_decay else net
         if self.world > 1:
             distributed.convert(net)
@@ -225,6 +225,16 @@ class Trainer:
         if config.ema_decay:
             self.average.update_parameters(self.net)
         progress.step += 1
+
+    def move_average(self, average: Any, weights: Any, count: Any) -> None:
+        """Moves the average toward the weights, by less and less until ``config.ema_decay`` is reached.
+
+        At once with a decay of 0.999, the average of a run of a few epochs would be of weights from long before, and
+        its normalization would have the statistics of others: it then predicts one class for every image. The ramp is
+        that of TensorFlow's ``ExponentialMovingAverage(num_updates)``.
+        """
+        step = self.progress.step
+        get_ema_multi_avg_fn(min(self.config.ema_decay, (1 + step) / (10 + step)))(average, weights, count)
 
     def read_losses(self) -> None:
         """Adds the losses of the last steps to the progress; raises where one is not finite."""

@@ -158,7 +158,19 @@ def test_label_smoothing_average_and_clipping_do_what_they_say(faces: FaceSet, t
     trainer.step(torch.arange(16))
     for name, average in trainer.average.module.named_parameters():
         now = dict(trainer.net.named_parameters())[name]
-        torch.testing.assert_close(average, 0.5 * once[name] + 0.5 * now.detach())
+        torch.testing.assert_close(average, 2 / 11 * once[name] + 9 / 11 * now.detach())
+
+
+def test_the_moving_average_soon_follows_and_then_forgets_slowly(faces: FaceSet, tmp_path: Path) -> None:
+    config = dataclasses.replace(PLAIN, ema_decay=0.6, epochs=3)
+    trainer = Trainer.from_config(config, faces, tmp_path, device="cpu")
+    (name, weights), *_ = trainer.net.named_parameters()
+    expected = np.zeros(tuple(weights.shape))
+    for step in range(20):
+        trainer.step(torch.arange(16))
+        decay = min(0.6, (1 + step) / (10 + step)) if step else 0.0
+        expected = decay * expected + (1 - decay) * weights.detach().numpy()
+    np.testing.assert_allclose(trainer.average.module.get_parameter(name).numpy(force=True), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0.5}, {"cutmix": 1.0}])
