@@ -39,12 +39,6 @@ function collapse({ figure, every, bins, guess, trainings }) {
       area, ...parts.flatMap(({ whole, past }) => [whole, past])));
     return { ...training, area, parts };
   });
-  const outline = (heights) => {
-    const side = (bins[1] - bins[0]) / heights.length;
-    const tops = heights.map((height, i) =>
-      `V${density.y(Math.min(4, height / 100))}H${density.x(bins[0] + (i + 1) * side)}`);
-    return `M${density.x(bins[0])} ${density.y(0)}${tops.join("")}V${density.y(0)}Z`;
-  };
   const legend = make("ul", { class: "interactive-branches" },
     ...trainings.map(({ name, kind }) => make("li", { class: `interactive-${kind}` }, name)));
   const told = make("p", { class: "interactive-told", "aria-live": "polite" });
@@ -53,7 +47,7 @@ function collapse({ figure, every, bins, guess, trainings }) {
   const show = (step) => {
     now = step;
     const sentences = lines.map(({ name, histograms, spread, area, parts }) => {
-      area.setAttribute("d", outline(histograms[step / every]));
+      area.setAttribute("d", density.outline(histograms[step / every].map((hundredths) => hundredths / 100)));
       parts.forEach(({ to }) => to(step));
       const [size, level] = parts.map(({ means }) => means[step].toFixed(3));
       const start = name[0].toUpperCase() + name.slice(1);

@@ -54,7 +54,8 @@ const figures = {
     return button;
   },
 
-  // Axes in a drawing, { x, y, frame }: where values are, and the frame with its ticks and titles.
+  // Axes in a drawing, { x, y, frame, outline }: where values are, the frame with its ticks and titles, and the path
+  // of a histogram over all of x, cut off at the top.
   panel({ left, top, width, height, x: [x0, x1], y: [y0, y1], scale = Number, xTicks, yTicks, title, xTitle }) {
     const { make } = figures;
     const x = (value) => left + (width * (value - x0)) / (x1 - x0);
@@ -65,7 +66,12 @@ const figures = {
       make("svg:text", { x: left + width / 2, y: top + height + 31, "text-anchor": "middle" }, xTitle),
       ...xTicks.map((at) => make("svg:text", { x: x(at), y: top + height + 16, "text-anchor": "middle" }, at)),
       ...yTicks.map((at) => make("svg:text", { x: left - 5, y: y(at) + 4, "text-anchor": "end" }, at)));
-    return { x, y, frame };
+    const outline = (heights) => {
+      const tops = heights.map((height, i) =>
+        `V${y(Math.min(y1, height))}H${x(x0 + ((i + 1) * (x1 - x0)) / heights.length)}`);
+      return `M${x(x0)} ${y(y0)}${tops.join("")}V${y(y0)}Z`;
+    };
+    return { x, y, frame, outline };
   },
 
   percent: (p, digits = 1) => `${(100 * p).toFixed(digits)}\u00a0%`,
