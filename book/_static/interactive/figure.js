@@ -54,6 +54,16 @@ const figures = {
     return button;
   },
 
+  // Draws a square of gray levels on a canvas; they are rounded, and cut off at 0 and 255.
+  paint(canvas, levels, size, x = 0, y = 0) {
+    const pixels = new ImageData(size, size);
+    levels.forEach((level, i) => {
+      pixels.data.fill(level, 4 * i, 4 * i + 3);
+      pixels.data[4 * i + 3] = 255;
+    });
+    canvas.getContext("2d").putImageData(pixels, x, y);
+  },
+
   // Axes in a drawing, { x, y, frame, outline }: where values are, the frame with its ticks and titles, and the path
   // of a histogram over all of x, cut off at the top.
   panel({ left, top, width, height, x: [x0, x1], y: [y0, y1], scale = Number, xTicks, yTicks, title, xTitle }) {

@@ -13,12 +13,7 @@ function fusion({ figure, size, maps, learned, limit }) {
     const canvas = make("canvas", { width: size, height: size, role: "img" });
     pictures.append(make("div", {}, canvas, name));
     return (values, words) => {
-      const image = new ImageData(size, size);
-      values.forEach((value, i) => {
-        const level = 127.5 * (1 + value / limit);
-        image.data.set([level, level, level, 255], 4 * i); // rounded, and cut off at 0 and 255
-      });
-      canvas.getContext("2d").putImageData(image, 0, 0);
+      figures.paint(canvas, values.map((value) => 127.5 * (1 + value / limit)), size);
       canvas.setAttribute("aria-label", words);
     };
   });

@@ -6,9 +6,7 @@ function receptiveFields({ figure, face, branches, fields }) {
   const { make } = figures;
   const size = 48;
   const canvas = make("canvas", { width: size, height: size });
-  const pixels = new ImageData(size, size);
-  figures.bytes(face).forEach((level, i) => pixels.data.set([level, level, level, 255], 4 * i));
-  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  figures.paint(canvas, figures.bytes(face), size);
   const drawing = make("svg:svg", { viewBox: `0 0 ${size} ${size}`, role: "img", class: "interactive-face" },
     make("svg:image", { href: canvas.toDataURL(), width: size, height: size }));
   const boxes = Object.entries(branches).map(([name, color]) => {
