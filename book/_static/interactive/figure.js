@@ -55,5 +55,25 @@ const figures = {
     return button;
   },
 
+  // Axes in a drawing, { x, y, frame, outline }: where values are, the frame with its ticks and titles, and the path
+  // of a histogram over all of x, cut off at the top.
+  panel({ left, top, width, height, x: [x0, x1], y: [y0, y1], scale = Number, xTicks, yTicks, title, xTitle }) {
+    const { make } = figures;
+    const x = (value) => left + (width * (value - x0)) / (x1 - x0);
+    const y = (value) => top + height * (1 - (scale(value) - scale(y0)) / (scale(y1) - scale(y0)));
+    const frame = make("svg:g", { class: "interactive-axes" },
+      make("svg:path", { d: `M${left} ${top}V${top + height}H${left + width}` }),
+      make("svg:text", { x: left + 4, y: top - 7 }, title),
+      make("svg:text", { x: left + width / 2, y: top + height + 31, "text-anchor": "middle" }, xTitle),
+      ...xTicks.map((at) => make("svg:text", { x: x(at), y: top + height + 16, "text-anchor": "middle" }, at)),
+      ...yTicks.map((at) => make("svg:text", { x: left - 5, y: y(at) + 4, "text-anchor": "end" }, at)));
+    const outline = (heights) => {
+      const tops = heights.map((height, i) =>
+        `V${y(Math.min(y1, height))}H${x(x0 + ((i + 1) * (x1 - x0)) / heights.length)}`);
+      return `M${x(x0)} ${y(y0)}${tops.join("")}V${y(y0)}Z`;
+    };
+    return { x, y, frame, outline };
+  },
+
   percent: (p, digits = 1) => `${(100 * p).toFixed(digits)}\u00a0%`,
 };
