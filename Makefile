@@ -52,7 +52,7 @@ book: $(INSTALLED) labs ## build the book into _build/html; a warning is an erro
 	@echo "The book is ready: open _build/html/index.html"
 
 check: book ## check every page in Chromium: accessible in both themes, on a phone, offline
-	$(BIN)/python -m pytest -q tests/book/test_accessibility.py tests/book/interactive --built
+	$(BIN)/python -m pytest -q tests/book/test_accessibility.py tests/book/test_play.py tests/book/interactive --built
 
 pdf: book ## print the book and its reproducibility summary to _build/*.pdf, with Chromium
 	$(BUILD) --builder singlehtml

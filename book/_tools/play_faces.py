@@ -80,7 +80,7 @@ class Atlas:
     def sheets(self) -> tuple[Array, Array]:
         columns = [(yaw, light) for yaw in YAWS for light in LIGHTS]
         rows = [("neutral", 0.0), *((e, s) for e in EXPRESSIONS for s in STRENGTHS)]
-        faces = [[self.face(*row, *column) for column in columns] for row in tqdm(rows, unit="row")]
+        faces = [[self.face(e, s, yaw, light) for yaw, light in columns] for e, s in tqdm(rows, unit="row")]
         covers = [[self.cover(cover, *column) for column in columns] for cover in COVERS]
         return np.block(faces), np.block([[tile[part] for tile in row] for row in covers for part in (0, 1)])
 

@@ -223,9 +223,7 @@ def prediction_agreement(faces: FaceSet, probabilities: np.ndarray) -> pd.DataFr
     import pandas as pd
 
     votes = _votes(faces)
-    shape = (len(faces), len(fer2013.CLASSES))
-    if probabilities.shape != shape:
-        raise ValueError(f"{len(faces)} images need probabilities of shape {shape}, not {probabilities.shape}")
+    _require_shape(faces, probabilities)
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     emotions = votes[:, : len(_TO_FER2013)]
     choice = plurality(votes)
@@ -250,6 +248,60 @@ def prediction_agreement(faces: FaceSet, probabilities: np.ndarray) -> pd.DataFr
     )
     counts = images.groupby(["choice", "votes", "bin"]).sum()
     return counts.round({"confidence": 4, "cross_entropy": 4}).reset_index()
+
+
+def pair_agreement(faces: FaceSet, probabilities: np.ndarray, enough: int = 8) -> pd.DataFrame:
+    """Where people hesitate between two labels, does a network? Counts without any images.
+
+    For each pair of labels: the images for which at least ``enough`` of the ten annotators chose one of the two.
+
+    Args:
+        faces: the result of :func:`join_votes`, or some of its rows.
+        probabilities: (N, 7), for the same images in the same order.
+        enough: the least number of votes for the two labels together.
+
+    Returns:
+        A row for each combination that occurs of ``first`` and ``second``, the pair in the order of
+        ``fertools.data.fer2013.CLASSES``; ``votes``, the first label's tenths of the votes for the two, 0 to 10; and
+        ``bin``, the first label's tenth of the probability for the two, 0 to 9. ``images`` is their number, and
+        ``share`` the sum of p_first / (p_first + p_second) over them.
+
+    Raises:
+        DataError: the set has no votes.
+        ValueError: the probabilities have another shape.
+    """
+    import itertools
+
+    import pandas as pd
+
+    votes = _votes(faces)
+    _require_shape(faces, probabilities)
+    column = np.argsort(_TO_FER2013[: len(_IN_FER2013)])  # of a label of FER2013 in the votes
+    tables = []
+    for one, two in itertools.combinations(range(len(fer2013.CLASSES)), 2):
+        first, both = votes[:, column[one]], votes[:, column[[one, two]]].sum(1)
+        chosen = both >= enough
+        share = probabilities[:, one].astype(float) / (probabilities[:, one].astype(float) + probabilities[:, two])
+        tables.append(
+            pd.DataFrame(
+                {
+                    "first": fer2013.CLASSES[one],
+                    "second": fer2013.CLASSES[two],
+                    "votes": np.rint(10 * first[chosen] / both[chosen]).astype(int),
+                    "bin": np.minimum((10 * share[chosen]).astype(int), 9),
+                    "images": 1,
+                    "share": share[chosen],
+                }
+            )
+        )
+    counts = pd.concat(tables).groupby(["first", "second", "votes", "bin"], sort=False).sum()
+    return counts.round({"share": 4}).reset_index()
+
+
+def _require_shape(faces: FaceSet, probabilities: np.ndarray) -> None:
+    shape = (len(faces), len(fer2013.CLASSES))
+    if probabilities.shape != shape:
+        raise ValueError(f"{len(faces)} images need probabilities of shape {shape}, not {probabilities.shape}")
 
 
 def _votes(faces: FaceSet) -> np.ndarray:

@@ -52,3 +52,28 @@ def pack_log_probabilities(log_probabilities: np.ndarray) -> str:
     """
     whole = np.rint(1000 * np.maximum(log_probabilities, SMALLEST)).astype("<i2")
     return base64.b64encode(whole.tobytes()).decode("ascii")
+
+
+def pack_images(images: np.ndarray, across: int, quality: int = 60) -> str:
+    """Images side by side in one WebP, as a ``data:`` address.
+
+    Args:
+        images: uint8, (N, H, W), 0 black to 255 white.
+        across: how many in a row; the last row is filled up with black.
+        quality: 0 to 100; at 60, a face of 48x48 pixels takes about 400 bytes.
+
+    >>> pack_images(np.zeros((3, 48, 48), np.uint8), across=2)[:23]
+    'data:image/webp;base64,'
+    """
+    import io
+
+    from PIL import Image
+
+    n, height, width = images.shape
+    down = -(-n // across)
+    sheet = np.zeros((down * across, height, width), np.uint8)
+    sheet[:n] = images
+    sheet = sheet.reshape(down, across, height, width).swapaxes(1, 2).reshape(down * height, across * width)
+    data = io.BytesIO()
+    Image.fromarray(sheet).convert("RGB").save(data, "WEBP", quality=quality, method=6)
+    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"

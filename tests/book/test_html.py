@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from functools import cache
 from pathlib import Path
@@ -108,6 +109,26 @@ def test_launch_buttons_open_files_of_the_repository(built: Path, page: str) -> 
         assert owner in address
         assert (ROOT / re.split(r"/blob/main/|/tree/", address)[-1]).suffix == ".ipynb"
         assert (ROOT / re.split(r"/blob/main/|/tree/", address)[-1]).exists()
+
+
+def test_the_site_is_small(built: Path) -> None:
+    assert sum(path.stat().st_size for path in built.rglob("*") if path.is_file()) < 60e6
+
+
+@cache
+def packed(path: Path) -> int:
+    """The size that a server sends: text is compressed, images and fonts are already."""
+    data = path.read_bytes()
+    return len(gzip.compress(data)) if path.suffix in (".html", ".js", ".css", ".svg") else len(data)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_loads_little(built: Path, page: str) -> None:
+    """1.5 MB with fonts, of which text takes 0.2 MB, and formulas as much."""
+    tags = soup(built / page).select("link[rel=stylesheet][href], img[src]:not([loading=lazy]), script[src]")
+    addresses = {urlsplit(str(tag.get("href") or tag.get("src"))) for tag in tags}
+    files = {(built / page).parent / unquote(a.path) for a in addresses if not a.scheme}
+    assert packed(built / page) + sum(map(packed, files)) < 1.3e6
 
 
 def test_search_knows_the_chapters(built: Path) -> None:

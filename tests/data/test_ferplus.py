@@ -183,6 +183,36 @@ def test_prediction_agreement_counts_what_a_loop_over_the_images_counts(whole: F
         ferplus.prediction_agreement(faces, np.ones((63, 8)) / 8)
 
 
+def test_pair_agreement_counts_what_a_loop_over_the_images_counts(whole: FaceSet, tmp_path: Path) -> None:
+    file = tmp_path / "fer2013new.csv"
+    write_votes(file, whole)
+    faces = ferplus.join_votes(whole, file)
+    assert faces.votes is not None
+    p = np.random.default_rng(2).dirichlet(np.full(7, 0.3), len(faces))
+    found = ferplus.pair_agreement(faces, p, enough=3)
+    other = {"happy": "happiness", "sad": "sadness"}
+    expected: dict[tuple[str, str, int, int], list[float]] = {}
+    for row, q in zip(faces.votes, p, strict=True):
+        by_name = dict(zip(ferplus.VOTE_CLASSES, row.tolist(), strict=True))
+        for k, first in enumerate(faces.classes):
+            for j, second in list(enumerate(faces.classes))[k + 1 :]:
+                a, b = by_name[other.get(first, first)], by_name[other.get(second, second)]
+                if a + b >= 3:
+                    share = q[k] / (q[k] + q[j])
+                    line = expected.setdefault(
+                        (first, second, round(10 * a / (a + b)), min(9, int(10 * share))), [0, 0]
+                    )
+                    line[0] += 1
+                    line[1] += share
+    assert {tuple(row[:4]): row[4:] for row in found.itertuples(index=False)} == {
+        key: pytest.approx(tuple(line), abs=1e-4) for key, line in expected.items()
+    }
+    with pytest.raises(DataError, match="no votes"):
+        ferplus.pair_agreement(whole, p)
+    with pytest.raises(ValueError, match=r"need probabilities of shape \(63, 7\), not \(63, 8\)"):
+        ferplus.pair_agreement(faces, np.ones((63, 8)) / 8)
+
+
 def test_the_published_votes(published_fer2013: FaceSet) -> None:
     if not PUBLISHED.is_file():
         pytest.skip("data/ferplus/fer2013new.csv is not there: this test reads the published votes")

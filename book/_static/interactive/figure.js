@@ -23,6 +23,7 @@ const figures = {
   replace(id, ...parts) {
     const image = document.querySelector(`#${id} img`);
     image.classList.add("interactive-still");
+    image.loading = "eager"; // hidden, it would never be loaded
     image.after(figures.make("div", { class: "interactive" }, ...parts));
   },
 

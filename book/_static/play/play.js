@@ -9,12 +9,12 @@ const TRIES = 60; // faces that "Find a face that fools it" looks at
 const part = (name) => document.getElementById(`play-${name}`);
 const say = (words) => (part("status").textContent = words);
 const percent = (p) => `${Math.round(100 * p)}\u00a0%`;
-const side = (angle, [left, right]) => (angle ? `${Math.abs(angle)}° ${angle < 0 ? left : right}` : "straight");
+const side = (angle, straight) => (angle ? `${Math.abs(angle)}° ${angle < 0 ? "left" : "right"}` : straight);
 
 const SLIDERS = {
   strength: { label: "Strength", write: percent },
-  yaw: { label: "Head turned", write: (angle) => side(angle, ["to our left", "to our right"]) },
-  light: { label: "Light from", write: (angle) => (angle ? side(angle, ["left", "right"]) : "the front") },
+  yaw: { label: "Head turned", write: (angle) => side(angle, "straight") },
+  light: { label: "Light from", write: (angle) => side(angle, "the front") },
   blur: { label: "Blur", write: (pixels) => `${pixels} px` },
   noise: { label: "Noise", write: (levels) => `${levels} of 255` },
 };
@@ -199,7 +199,7 @@ function draw({ levels, probabilities }, shown) {
 
 // The probabilities along the slider that moved last: the rendered label and neutral, and the others in gray.
 function drawTrail(along, shown) {
-  const [left, right, top, bottom, width] = [34, 262, 8, 150, 340];
+  const [left, right, top, bottom, width] = [40, 262, 8, 150, 340];
   const values = choices[trail];
   const x = (place) => left + ((right - left) * place) / (values.length - 1);
   const y = (p) => bottom - (bottom - top) * p;
