@@ -51,8 +51,9 @@ book: $(INSTALLED) labs ## build the book into _build/html; a warning is an erro
 	$(BIN)/python -m pytest -q tests/book/test_html.py tests/book/test_labs.py -k "test_html or published" --built
 	@echo "The book is ready: open _build/html/index.html"
 
-check: book ## check every page in Chromium: accessible in both themes, on a phone, offline
+check: book ## check every page in Chromium, and grade every lab with the autograder
 	$(BIN)/python -m pytest -q tests/book/test_accessibility.py tests/book/test_play.py tests/book/interactive --built
+	$(BIN)/python -m pytest -q -n $(WORKERS) tests/book/test_otter.py --built
 
 pdf: book ## print the book and its reproducibility summary to _build/*.pdf, with Chromium
 	$(BUILD) --builder singlehtml

@@ -234,6 +234,9 @@ PICKLES = {".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 # and SHA256SUMS lists it.
 PORTRAITS = {f"book/_static/demo/samples/{name}.jpg" for name in ("collins", "hopper")}
 RENDERED = {"book/_static/faces.png"}  # book/_tools/faces_picture.py draws it from the synthetic faces
+RENDERED |= {  # book/_tools/play_faces.py
+    f"book/_static/play/{kind}-{person}.webp" for kind in ("covers", "faces", "person") for person in range(1, 6)
+}
 
 
 @pytest.fixture(scope="module")

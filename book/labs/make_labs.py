@@ -10,7 +10,7 @@ A source is a MyST notebook that contains the lab, its solution, and its checks:
   next to the notebook, which keeps a line that calls them.
 
 The output in ``_build/labs``: the folders ``student/`` and ``solution/``; ``fertools-labs.zip``, the student's
-folder with everything it needs; and ``otter/``, the input of ``otter assign`` for each lab.
+folder with everything it needs; and ``otter/``, the input of ``otter assign`` for each lab, with ``grade.py``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ ROOT = HERE.parents[1]
 SHIPPED = ("fertools/**/*.py", "data/synthetic/*", "data/synthetic.*", "data/runs/cpu-fer2013/*")
 BLANK = "raise NotImplementedError  # your code here"
 EMPTY = "**Your answer** (up to {} points): ..."
+HAND_IN = """
+## Hand in
+
+Save the notebook, and run its last cell. It writes a zip file next to the notebook, with your code and your written
+answers: hand that file in.
+"""
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
@@ -93,15 +99,16 @@ class Lab:
 
     def otter(self) -> NotebookNode:
         """The input notebook of ``otter assign``; its tests call the same checks."""
-        config = f"# ASSIGNMENT CONFIG\nname: {self.name}\nsolutions_pdf: false\nexport_cell: false\n"
+        config = f"# ASSIGNMENT CONFIG\nname: {self.name}\nsolutions_pdf: false\nexport_cell: {{pdf: false}}\n"
         config += "generate: {pdf: false}\ntests: {ok_format: false}\nstrip_solutions_from_all_cells: true\n"
-        config += f"requirements: requirements.txt\nfiles: [{', '.join(self.files)}]"
+        config += f"requirements: requirements.txt\nfiles: [README.md, requirements.txt, {', '.join(self.files)}]"
         cells = [new_raw_cell(config)]
         answers = 0
         for kind, text in self.cells:
             if kind == "markdown":
                 cells.append(new_markdown_cell(text))
-            elif kind == "code":
+            elif kind == "code":  # Otter counts its own checks
+                text = text.replace("check.report()", "grader.check_all()")
                 cells.append(new_code_cell(otter_cell(text)))
             elif kind == "answer":
                 answers += 1
@@ -212,14 +219,14 @@ def labs(folder: Path = HERE) -> list[Lab]:
     return [Lab.read(source) for source in sorted(folder.glob("lab[0-9]*_*.md"))]
 
 
-def requirements(root: Path = ROOT) -> str:
-    """The packages that the labs need, in the versions that the project is tested with.
+def requirements(root: Path = ROOT, *more: str) -> str:
+    """The packages that the labs need, and ``more``, in the versions that the project is tested with.
 
     They are the library's dependencies, its extras for faces and plots, and what only the notebooks import or run in.
     """
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["faces"], *extras["plots"], "scikit-image", "jupyterlab"]
+    wanted = [*project["dependencies"], *extras["faces"], *extras["plots"], "scikit-image", "jupyterlab", *more]
     names = [re.split("[<>=~ ]", package)[0].lower() for package in wanted]
     pinned = {line.split("==")[0].lower(): line for line in (root / "constraints.txt").read_text().splitlines()}
     return "".join(pinned[name] + "\n" for name in names)
@@ -248,12 +255,14 @@ def make(out: Path, root: Path = ROOT) -> None:
             nbformat.write(notebook, folder / f"{lab.name}.ipynb")
             (folder / f"{lab.name}_checks.py").write_text(lab.checks)
             shutil.copy(HERE / "checking.py", folder)
-            (folder / "requirements.txt").write_text(requirements(root))
+            (folder / "requirements.txt").write_text(requirements(root, *(["otter-grader"] if folder == otter else [])))
         for name, path in library.items():
             if name.split("/")[0] not in lab.files:
                 continue
             (otter / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, otter / name)
+        (otter / "README.md").write_text((HERE / "handout.md").read_text() + HAND_IN)
+    shutil.copy(HERE / "grade.py", out / "otter")
     shutil.copy(HERE / "handout.md", student / "README.md")
     files = {path.name: path for path in student.iterdir()} | library
     with zipfile.ZipFile(out / "fertools-labs.zip", "w") as archive:
