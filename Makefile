@@ -16,7 +16,7 @@ WORKERS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 test book: export OMP_NUM_THREADS ?= 1
 test book: export OMP_WAIT_POLICY ?= passive
 
-.PHONY: help env test labs book check pdf links notebooks wheel bench clean
+.PHONY: help env test labs book check slides pdf links notebooks wheel bench clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -48,12 +48,17 @@ book: $(INSTALLED) labs ## build the book into _build/html; a warning is an erro
 	$(BIN)/python book/_tools/stale.py
 	$(BIN)/python book/_tools/execute.py
 	$(BUILD)
+	$(BIN)/python book/_tools/slides.py
 	$(BIN)/python -m pytest -q tests/book/test_html.py tests/book/test_labs.py -k "test_html or published" --built
 	@echo "The book is ready: open _build/html/index.html"
 
 check: book ## check every page in Chromium, and grade every lab with the autograder
-	$(BIN)/python -m pytest -q tests/book/test_accessibility.py tests/book/test_play.py tests/book/interactive --built
+	$(BIN)/python -m pytest -q tests/book/test_accessibility.py tests/book/test_play.py tests/book/test_slides.py \
+	  tests/book/interactive --built
 	$(BIN)/python -m pytest -q -n $(WORKERS) tests/book/test_otter.py --built
+
+slides: $(INSTALLED) ## make the slides again, from the built book, into _build/html/slides
+	$(BIN)/python book/_tools/slides.py
 
 pdf: book ## print the book and its reproducibility summary to _build/*.pdf, with Chromium
 	$(BUILD) --builder singlehtml

@@ -1,0 +1,11 @@
+// Starts a deck. S opens the speaker's view; ?print-pdf in the address makes pages to print.
+Reveal.initialize({
+  width: 1280,
+  height: 720,
+  margin: 0.02,
+  hash: true,
+  controlsTutorial: false, // its arrow would never rest
+  display: "flex", // the picture takes the height that is left
+  transition: "none",
+  plugins: [RevealNotes],
+});
