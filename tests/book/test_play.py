@@ -195,6 +195,16 @@ def test_keyboard_on_a_phone(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_everyone_can_use_it(page: Page, theme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python")
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+    page.evaluate("Promise.allSettled(document.getAnimations().map(a => a.finished))")  # colors fade over
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
+    found = page.evaluate("axe.run('.play', {resultTypes: ['violations']}).then(found => found.violations)")
+    assert not [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+
+
 def test_what_fools_it_is_a_confident_mistake(page: Page) -> None:
     page.click("#play-fool")
     page.wait_for_selector("#play-fool:not([disabled])", timeout=60_000)

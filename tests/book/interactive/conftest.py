@@ -14,5 +14,5 @@ if TYPE_CHECKING:
 def told() -> Callable[[Page, str], list[float]]:
     """A function of a page and a figure: the numbers with decimals in the sentence below the figure."""
     return lambda page, figure: [
-        float(number) for number in re.findall(r"\d+\.\d+", page.inner_text(f"{figure} .interactive-told"))
+        float(number) for number in re.findall(r"-?\d+\.\d+", page.inner_text(f"{figure} .interactive-told"))
     ]
