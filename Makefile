@@ -13,8 +13,8 @@ WORKERS ?= $(shell [ $(CORES) -lt 4 ] && echo $(CORES) || echo 4)
 
 # Work is spread over processes with one thread each. Threads of one process that wait for each other
 # stand still as soon as another program needs their core; processes only become slower.
-test book: export OMP_NUM_THREADS ?= 1
-test book: export OMP_WAIT_POLICY ?= passive
+test book check: export OMP_NUM_THREADS ?= 1
+test book check: export OMP_WAIT_POLICY ?= passive
 
 .PHONY: help env test labs book check slides pdf links notebooks wheel bench clean
 .DELETE_ON_ERROR:
