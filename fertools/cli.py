@@ -171,6 +171,14 @@ def train(
         str | None,
         typer.Option(help="Fine-tune the weights of this finished run.", metavar="RUN", show_default=False),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Learn from this finished run's probabilities, too: --set distill=0.5 is their weight; repeatable.",
+            metavar="RUN",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "",
     minutes: Minutes = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard files.")] = False,
@@ -183,7 +191,14 @@ def train(
     """
     shorthands = {"epochs": epochs, "learning_rate": lr, "batch_size": batch_size}
     overrides = [f"{name}={value}" for name, value in shorthands.items() if value is not None] + (set or [])
-    chosen = {"recipe": recipe, "data": data, "seed": seed, "overrides": overrides or None, "init": init}
+    chosen = {
+        "recipe": recipe,
+        "data": data,
+        "seed": seed,
+        "overrides": overrides or None,
+        "init": init,
+        "teachers": teacher or None,
+    }
     if output is None and resume is None:
         output = recipe or _RECIPE  # a name to find it by
     output, resume = output or None, resume or None  # "" is what a shell makes of a variable that isn't set
@@ -206,7 +221,7 @@ def train(
         settings = _read_settings(folder)
     else:
         folder = run_path(output or "")
-        defaults = {"recipe": _RECIPE, "data": "synthetic", "seed": 0, "overrides": [], "init": None}
+        defaults = {"recipe": _RECIPE, "data": "synthetic", "seed": 0, "overrides": [], "init": None, "teachers": []}
         settings = defaults | {name: value for name, value in chosen.items() if value is not None}
     config = _config(settings["recipe"], settings["overrides"])
     weights = find_run(settings["init"]) / "model.safetensors" if settings["init"] else None
@@ -225,6 +240,7 @@ def train(
         seed=settings["seed"],
         device=where,
         init=weights,
+        teachers=[find_run(name) for name in settings["teachers"]],
         recipe=settings["recipe"],
         overrides=settings["overrides"],
         minutes=minutes,
@@ -259,7 +275,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         raise RunError(f"{Record.load(folder).name} has finished; there is nothing to resume")
     try:
         found: dict[str, Any] = json.loads((folder / _SETTINGS).read_text())
-        return {name: found[name] for name in ("recipe", "data", "seed", "overrides", "init")}
+        return {name: found[name] for name in ("recipe", "data", "seed", "overrides", "init", "teachers")}
     except FileNotFoundError:
         raise RunError(
             f"{folder} was not started by `fertools train`; start the same sweep, or the same call of train(), again"

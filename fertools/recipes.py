@@ -85,6 +85,9 @@ class TrainConfig(Config):
     # What the network is trained toward: the set's labels, or the votes of ten annotators (Barsoum et
     # al. 2016), either their most frequent choice or their distribution. Votes need the data set
     # ferplus. The epoch is selected, and the result measured, on the set's labels.
+    distill: Annotated[float, Range(0, 1)] = 0.0
+    # The weight of the teachers' probabilities in the targets; that of the labels is the rest (Hinton et al. 2015, at
+    # temperature 1).
     label_smoothing: Annotated[float, Range(0, 1, below=True)] = 0.0
     ema_decay: Annotated[float, Range(0, 1, below=True)] = 0.0
     # per step, of the exponential moving average of the weights that is then evaluated; 0: none. Step t, from 0,
@@ -157,6 +160,20 @@ RECIPES: dict[str, TrainConfig] = {
         _TUNED,
         network=replace(_CPU_NETWORK, width=(16, 32, 64), dropout=0.4),
         augment=AugmentConfig(rotate=10.0, zoom=0.1, contrast=0.2, erase=0.3),
+        ema_decay=0.999,
+        max_grad_norm=5.0,
+        select="best",
+    ),
+    # For weights that "wide-fer2013" has trained: toward what several of its networks say together.
+    "distilled-fer2013": replace(
+        _TUNED,
+        network=replace(_CPU_NETWORK, width=(16, 32, 64), dropout=0.2),
+        augment=AugmentConfig(rotate=10.0, zoom=0.1, contrast=0.2),
+        epochs=16,
+        learning_rate=0.03,
+        warmup=0.1,
+        distill=0.75,
+        label_smoothing=0.0,
         ema_decay=0.999,
         max_grad_norm=5.0,
         select="best",

@@ -39,6 +39,7 @@ from fertools.records import Record, differences, environment, save_predictions
 from fertools.training import checkpoints, distributed
 from fertools.training.augmentation import augment, cutmix, mixup
 from fertools.training.checkpoints import Progress
+from fertools.training.distillation import teacher_probabilities
 from fertools.training.optimizer import make_optimizer
 from fertools.training.randomness import Purpose, derive_seed, epoch_order, fork_rng
 from fertools.training.runtime import stop_signals
@@ -55,6 +56,7 @@ def train(
     seed: int = 0,
     device: str | None = None,
     init: Path | None = None,
+    teachers: Sequence[Path] = (),
     compile: bool | None = None,
     recipe: str = "",
     overrides: Sequence[str] = (),
@@ -74,6 +76,8 @@ def train(
         device: ``"cuda"`` or ``"cpu"``; None takes a GPU where there is one.
         init: a ``model.safetensors`` to fine-tune instead of random weights. The last layer starts
             anew if the classes differ.
+        teachers: the folders of finished runs whose probabilities are mixed into the targets, with
+            the weight ``config.distill``.
         compile: run ``torch.compile`` first; None does so on CUDA only.
         recipe, overrides: the recipe's name and its changed fields, for the record.
         minutes: stop after that many minutes with a checkpoint, raising :class:`Interrupted`.
@@ -86,13 +90,16 @@ def train(
 
     Raises:
         TrainingError: the loss is not finite, the disk is full, the set is smaller than a batch,
-            another process trains in ``folder``, or it contains another run.
+            another process trains in ``folder``, it contains another run, or a teacher is missing or
+            was trained on other images.
         DataError: the set has no such splits or folds, or lacks the votes that the targets need.
         ValueError: there is no such device.
         WeightsError: ``init`` or the checkpoint is damaged, or does not fit the network.
         Interrupted: stopped by SIGINT, SIGTERM, or ``minutes``, with a checkpoint.
     """
-    trainer = Trainer.from_config(config, faces, folder, seed=seed, device=device, init=init, compile=compile)
+    trainer = Trainer.from_config(
+        config, faces, folder, seed=seed, device=device, init=init, teachers=teachers, compile=compile
+    )
     if (folder / "record.json").exists():
         record = Record.load(folder)
         trainer.refuse_other_run(record.identity)
@@ -110,7 +117,7 @@ class Trainer:
         net: the network with its initial weights: (N, 1, 48, 48) to logits (N, classes). It is trained in place.
         config: the settings; ``config.network`` describes ``net``.
         init: the digest of the weights file that ``net`` started from, if any; part of the run's identity.
-        faces, folder, seed, device, compile: as :func:`train` takes them.
+        faces, folder, seed, device, teachers, compile: as :func:`train` takes them.
     """
 
     def __init__(
@@ -123,6 +130,7 @@ class Trainer:
         seed: int = 0,
         device: str | None = None,
         init: str | None = None,
+        teachers: Sequence[Path] = (),
         compile: bool | None = None,
     ) -> None:
         self.rank, self.world = distributed.start(device)
@@ -133,11 +141,22 @@ class Trainer:
         if self.device.type == "cuda" and self.world > 1:
             self.device = torch.device("cuda", self.rank % torch.cuda.device_count())
         self.identity = {"config": config.to_dict(), "seed": seed, "data": faces.identity, "init": init}
+        if bool(teachers) != bool(config.distill):
+            raise TrainingError(
+                f"distill is {config.distill:g} with {len(teachers)} teachers. To learn from other networks, name them "
+                "(--teacher RUN) and say how much they count (--set distill=0.5); else leave out both"
+            )
 
         self.splits = make_splits(faces, config.protocol, config.folds, config.fold, seed)
         training = self.splits.training
         self.images = torch.from_numpy(training.images).to(self.device)  # uint8 (N, 48, 48)
-        self.labels = _targets(training, config).to(self.device)  # int64 (N,), or probabilities (N, classes)
+        targets = _targets(training, config)
+        if teachers:
+            known = F.one_hot(targets, len(faces.classes)) if targets.ndim == 1 else targets
+            taught = torch.from_numpy(teacher_probabilities(teachers, training, self.identity, self.device))
+            targets = torch.lerp(known.float(), taught, config.distill)
+            self.identity["teachers"] = [file_digest(teacher / "model.safetensors") for teacher in teachers]
+        self.labels = targets.to(self.device)  # int64 (N,), or probabilities (N, classes)
         self.mean, self.std = float(training.images.mean()), float(training.images.std())
         self.steps = len(training) // config.batch_size  # of an epoch
         if self.steps == 0:
@@ -172,12 +191,13 @@ class Trainer:
         seed: int = 0,
         device: str | None = None,
         init: Path | None = None,
+        teachers: Sequence[Path] = (),
         compile: bool | None = None,
     ) -> Self:
         """A trainer with the network that ``config.network`` describes, for the classes of ``faces``.
 
         Args:
-            config, faces, folder, seed, device, init, compile: as :func:`train` takes them.
+            config, faces, folder, seed, device, init, teachers, compile: as :func:`train` takes them.
         """
         with fork_rng(torch.device("cpu")):
             torch.manual_seed(derive_seed(seed, Purpose.INITIALIZATION))
@@ -185,7 +205,9 @@ class Trainer:
         if init:
             initialize_from(net, init, faces.classes)
         digest = file_digest(init) if init else None
-        return cls(net, config, faces, folder, seed=seed, device=device, init=digest, compile=compile)
+        return cls(
+            net, config, faces, folder, seed=seed, device=device, init=digest, teachers=teachers, compile=compile
+        )
 
     # --- training ---
 
