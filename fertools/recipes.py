@@ -169,7 +169,7 @@ RECIPES: dict[str, TrainConfig] = {
         _TUNED,
         network=replace(_CPU_NETWORK, width=(16, 32, 64), dropout=0.2),
         augment=AugmentConfig(rotate=10.0, zoom=0.1, contrast=0.2),
-        epochs=16,
+        epochs=10,
         learning_rate=0.03,
         warmup=0.1,
         distill=0.75,
