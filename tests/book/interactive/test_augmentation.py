@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from fertools.recipes import RECIPES, AugmentConfig
 from fertools.training.augmentation import augment
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 FIGURE = "#augment-strong"
 CONFIGS = {
@@ -36,12 +36,10 @@ DRAWS = f"""() => {{
 
 
 @pytest.fixture
-def page(served: str, chromium: Browser) -> Iterator[Page]:
-    page = chromium.new_page(viewport={"width": 390, "height": 844})
-    page.goto(served + "book/augmentation.html")
-    page.wait_for_selector(f"{FIGURE} .interactive")
-    yield page
-    page.close()
+def page(served: str, phone: Page) -> Page:
+    phone.goto(served + "book/augmentation.html")
+    phone.wait_for_selector(f"{FIGURE} .interactive")
+    return phone
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +31,10 @@ def expected() -> tuple[Record, np.ndarray, np.ndarray]:
 
 
 @pytest.fixture
-def page(served: str, chromium: Browser) -> Iterator[Page]:
-    page = chromium.new_page(viewport={"width": 390, "height": 844})
-    page.goto(served + "book/calibration.html")
-    page.wait_for_selector(f"{LABELS} .interactive")
-    yield page
-    page.close()
+def page(served: str, phone: Page) -> Page:
+    phone.goto(served + "book/calibration.html")
+    phone.wait_for_selector(f"{LABELS} .interactive")
+    return phone
 
 
 @pytest.mark.parametrize("power", [-1.0, 0.0, 1.5])

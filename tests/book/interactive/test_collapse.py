@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from fertools.data import load
 from fertools.network import MultiScaleFusionNet, NetworkConfig
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 FIGURE = "#ffm-collapse"
 STEPS = (0, 30, 60)
@@ -62,12 +62,10 @@ def expected() -> tuple[Trained, Trained]:
 
 
 @pytest.fixture
-def page(served: str, chromium: Browser) -> Iterator[Page]:
-    page = chromium.new_page(viewport={"width": 390, "height": 844})
-    page.goto(served + "book/ffm.html")
-    page.wait_for_selector(f"{FIGURE} .interactive")
-    yield page
-    page.close()
+def page(served: str, phone: Page) -> Page:
+    phone.goto(served + "book/ffm.html")
+    phone.wait_for_selector(f"{FIGURE} .interactive")
+    return phone
 
 
 def step(page: Page) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from fertools.models.weights import load_network
 from fertools.paths import find_run
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 FIGURE, CHANNEL, LIMIT = "#ffm-maps", 8, 3
 LEARNED, START, OTHER = (0.80, 0.65, 1.05), (1.0, 1.0, 1.0), (3.0, -1.0, 2.5)
@@ -43,12 +43,10 @@ def maps() -> np.ndarray:
 
 
 @pytest.fixture
-def page(served: str, chromium: Browser) -> Iterator[Page]:
-    page = chromium.new_page(viewport={"width": 390, "height": 844})
-    page.goto(served + "book/ffm.html")
-    page.wait_for_selector(f"{FIGURE} .interactive")
-    yield page
-    page.close()
+def page(served: str, phone: Page) -> Page:
+    phone.goto(served + "book/ffm.html")
+    phone.wait_for_selector(f"{FIGURE} .interactive")
+    return phone
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])

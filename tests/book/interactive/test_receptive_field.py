@@ -11,7 +11,7 @@ import torch
 from fertools.network import MultiScaleFusionNet, NetworkConfig
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 SCALES = {"top": 24, "middle": 48, "bottom": 96}
 
@@ -36,17 +36,15 @@ def measured_field(name: str, row: int, kernel: int, units: int, module: int) ->
 
 
 @pytest.mark.parametrize(("row", "window", "units", "module"), [(25, 5, 3, 1), (24, 3, 2, 2), (2, 7, 1, 1)])
-def test_receptive_field(served: str, chromium: Browser, row: int, window: int, units: int, module: int) -> None:
-    page = chromium.new_page(viewport={"width": 390, "height": 844})
-    page.goto(served + "book/bfeu.html")
-    page.wait_for_selector("#bfeu-face .interactive")
+def test_receptive_field(served: str, phone: Page, row: int, window: int, units: int, module: int) -> None:
+    phone.goto(served + "book/bfeu.html")
+    phone.wait_for_selector("#bfeu-face .interactive")
     for label, value in {"Row": row, "Widest window": window, "Units in a module": units, "Module": module}.items():
-        page.get_by_label(label, exact=False).locator("visible=true").last.fill(str(value))
-    told = dict(re.findall(r"(\w+): \d+x(\d+) pixels", page.inner_text("#bfeu-face .interactive-branches")))
+        phone.get_by_label(label, exact=False).locator("visible=true").last.fill(str(value))
+    told = dict(re.findall(r"(\w+): \d+x(\d+) pixels", phone.inner_text("#bfeu-face .interactive-branches")))
     assert {name: int(size) for name, size in told.items()} == {
         name: measured_field(name, row, window, units, module) for name in SCALES
     }
-    page.close()
 
 
 def test_pointing_at_the_face(served: str, chromium: Browser) -> None:
