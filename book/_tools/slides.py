@@ -2,8 +2,9 @@
 
 A deck is a Markdown file: a title, then slides that begin with ``---``. A slide may begin with ``figure: page#name``,
 which is a figure of ``book/page.md``; then come its headline, ``## ...``, a few words, and after ``Notes:`` what the
-teacher can say. The images, and what they show in words, are those of the built book. The decks go into
-``_build/html/slides``, so they are published, and work offline, together with it.
+teacher can say. A slide for a vote is one line, ``quiz: page#2``: the second question of ``book/page.md``, whose right
+choice is marked one step later; the replies are its notes. Images and questions are those of the built book. The decks
+go into ``_build/html/slides``, so they are published, and work offline, together with it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from content_policy import HERE as HOSTS
 from content_policy import POLICY
 from markdown_it import MarkdownIt
@@ -49,25 +50,29 @@ PAGE = """<!doctype html>
 
 @dataclass(frozen=True)
 class Slide:
-    """One slide; ``page`` and ``figure`` are empty where it has no picture."""
+    """One slide with a picture of a page, a question of a page, or neither."""
 
     headline: str
     words: str
     notes: str
     page: str = ""
     figure: str = ""
+    quiz: int = 0  # which question of the page, from 1
 
 
 def read(deck: Path) -> tuple[str, list[Slide]]:
     """A deck's title and its slides.
 
     Raises:
-        ValueError: a slide has no headline or no notes.
+        ValueError: a slide is neither a question nor has a headline and notes.
     """
     title, *slides = re.split(r"^---\n", deck.read_text(), flags=re.MULTILINE)
     pattern = r"(?:figure: ([\w-]+)#([\w-]+)\n)?## ([^\n]+)\n(.*?)\nNotes: (.+)"
     found = []
     for text in slides:
+        if question := re.fullmatch(r"quiz: ([\w-]+)#(\d+)", text.strip()):
+            found.append(Slide("", "", "", question[1], quiz=int(question[2])))
+            continue
         parts = re.fullmatch(pattern, text.strip(), re.DOTALL)
         if parts is None:
             raise ValueError(f"{deck}: expected figure, headline, words and Notes: in\n{text}")
@@ -85,24 +90,49 @@ def draw(slide: Slide, built: Path) -> str:
     """A slide as HTML.
 
     Raises:
-        ValueError: the built page doesn't have the figure.
+        ValueError: the built page doesn't have the figure or the question.
     """
     markdown = MarkdownIt()
-    parts = [f"<h2>{markdown.renderInline(slide.headline)}</h2>"]
+    page = _page(built / "book" / f"{slide.page}.html") if slide.page else None
+    parts, notes = [], markdown.render(slide.notes)
+    if slide.headline:
+        parts.append(f"<h2>{markdown.renderInline(slide.headline)}</h2>")
     if slide.words:
         parts.append(f"<p>{markdown.renderInline(slide.words)}</p>")
-    if slide.figure:
-        page = _page(built / "book" / f"{slide.page}.html")
+    if page and slide.figure:
         image = page.select_one(f'[id="{slide.figure}"] img')
         if image is None:
             raise ValueError(f"book/{slide.page}.html has no figure {slide.figure}; build the book first: make book")
         address = (Path("../book") / str(image["src"])).as_posix().replace("../book/../", "../")
         parts.append(f'<figure><img data-src="{address}" alt="{escape(str(image["alt"]))}"></figure>')
+    if page and slide.quiz:
+        questions = page.select(".question.quiz")
+        if not 1 <= slide.quiz <= len(questions):
+            raise ValueError(f"book/{slide.page}.html has {len(questions)} questions, and no number {slide.quiz}")
+        question, notes = _vote(questions[slide.quiz - 1])
+        parts.append(question)
+    if page:
         chapter = (page.select_one("h1") or page).get_text().strip().rstrip("#").strip()
-        parts.append(f'<p class="from"><a href="../book/{slide.page}.html#{slide.figure}">{escape(chapter)}</a></p>')
-    return "\n".join(
-        ["<section>", *parts, f'<aside class="notes">{markdown.render(slide.notes)}</aside>', "</section>"]
-    )
+        place = slide.figure or "check-your-understanding"
+        parts.append(f'<p class="from"><a href="../book/{slide.page}.html#{place}">{escape(chapter)}</a></p>')
+    return "\n".join(["<section>", *parts, f'<aside class="notes">{notes}</aside>', "</section>"])
+
+
+def _vote(question: Tag) -> tuple[str, str]:
+    """A question of a page, with its choices, and the replies to them."""
+    choices, replies = [], []
+    for choice in question.select("details"):
+        kind = ' class="fragment right"' if "right" in choice["class"] else ""
+        summary, reply = choice.select_one("summary"), choice.select_one("p")
+        assert summary
+        assert reply
+        choices.append(f"<li{kind}>{summary.decode_contents()}</li>")
+        spoken = re.sub(r"\\[()]|\\(?=[a-z])", "", reply.get_text())  # an equation as "log 7"
+        replies.append(f"<li>{escape(spoken)}</li>")
+    text = question.select_one(".question-text")
+    assert text
+    parts = [f"<h2>{text.decode_contents()}</h2>", '<ol type="A">', *choices, "</ol>"]
+    return "\n".join(parts), f'<ol type="A">{"".join(replies)}</ol>'
 
 
 def make(decks: Path, built: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from bs4 import BeautifulSoup
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -44,8 +45,14 @@ def test_vendored_files_are_the_named_ones() -> None:
 def test_a_decks_figures_and_numbers_are_those_of_the_chapters(slides: ModuleType, deck: Path) -> None:
     title, found = slides.read(deck)
     assert title
-    assert len(found) >= 6
+    assert len(found) >= 15
+    row = f'slides/{deck.stem}.html">{title}</a> | {1 + len(found)} |'  # with the title's own slide
+    assert row in (BOOK / "labs" / "instructors.md").read_text()
+    assert 4 <= sum(bool(slide.quiz) for slide in found) <= 2 / 3 * len(found)
+    assert len(found) == len({(slide.page, slide.figure, slide.quiz, slide.headline) for slide in found})
     for slide in found:
+        if slide.quiz:
+            continue
         assert len(slide.headline.split()) <= 12, slide.headline
         assert len(slide.words.split()) <= 12, slide.words
         assert slide.notes.count(".") >= 1
@@ -69,6 +76,9 @@ def test_what_is_missing_is_named(slides: ModuleType, tmp_path: Path) -> None:
     deck.write_text("# T\n\n---\nfigure: a#elsewhere\n## One\n\nNotes: Say this.\n")
     with pytest.raises(ValueError, match=r"a.html has no figure elsewhere"):
         slides.make(tmp_path, tmp_path)
+    deck.write_text("# T\n\n---\nquiz: a#1\n")
+    with pytest.raises(ValueError, match=r"a.html has 0 questions, and no number 1"):
+        slides.make(tmp_path, tmp_path)
     deck.write_text("# T\n\n---\n## One\n")
     with pytest.raises(ValueError, match=r"deck.md: expected figure, headline"):
         slides.make(tmp_path, tmp_path)
@@ -82,6 +92,24 @@ def opened(chromium: Browser, address: str) -> Page:
 
 
 @pytest.mark.parametrize("deck", DECKS, ids=lambda deck: deck.stem)
+def test_questions_and_their_right_choices_are_the_chapters(slides: ModuleType, built: Path, deck: Path) -> None:
+    for slide in slides.read(deck)[1]:
+        if not slide.quiz:
+            continue
+        drawn = BeautifulSoup(slides.draw(slide, built), "html.parser")
+        source = (BOOK / f"{slide.page}.md").read_text().split("```{quiz} ")[slide.quiz]
+        (right,) = re.findall(r"^- \[x\] (.*?) —", source.split("```")[0], re.MULTILINE | re.DOTALL)
+
+        def words(text: str) -> str:
+            return " ".join(re.sub(r"[*`$]", "", text).translate(str.maketrans("’“”", '\'""')).split())
+
+        assert "\\(" not in drawn.get_text(), f"{slide.page}#{slide.quiz} has an equation, which a deck can't show"
+        assert words(drawn.select_one("h2").get_text()) == words(source.splitlines()[0])
+        assert words(drawn.select_one("ol:not(.notes ol) .right").get_text()) == words(right)
+        assert len(drawn.select(".notes li")) == len(drawn.select(".fragment.right, section > ol > li"))
+
+
+@pytest.mark.parametrize("deck", DECKS, ids=lambda deck: deck.stem)
 def test_nothing_leaves_a_slide_and_every_picture_is_large(
     slides: ModuleType, built: Path, chromium: Browser, deck: Path
 ) -> None:
@@ -89,8 +117,15 @@ def test_nothing_leaves_a_slide_and_every_picture_is_large(
     _, found = slides.read(deck)
     for slide in found:
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("""[...document.querySelectorAll("section.present img")].every(i => i.complete)""")
-        assert page.inner_text("section.present h2") == re.sub(r"[*`]", "", slide.headline)
+        page.evaluate("""Promise.all([...document.querySelectorAll("section.present img")].map(i => i.decode()))""")
+        if slide.quiz:
+            right = page.locator("section.present .right")
+            assert right.count() == 1
+            assert not re.search("visible", right.get_attribute("class") or "")
+            page.keyboard.press("ArrowRight")
+            assert re.search("visible", right.get_attribute("class") or "")
+        else:
+            assert page.inner_text("section.present h2") == re.sub(r"[*`]", "", slide.headline)
         outside = page.evaluate(
             """() => [...document.querySelectorAll("section.present *")].filter(e => !e.closest(".notes"))
                 .filter(e => { const b = e.getBoundingClientRect();

@@ -7,5 +7,6 @@ Reveal.initialize({
   controlsTutorial: false, // its arrow would never rest
   display: "flex", // the picture takes the height that is left
   transition: "none",
+  pdfSeparateFragments: false, // one page for a slide, with the right choice marked
   plugins: [RevealNotes],
 });
