@@ -39,8 +39,9 @@ test: $(INSTALLED) ## check style and types, then run the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart 0
 
-labs: $(INSTALLED) ## make the labs: notebooks, solutions, a zip for a course, and an autograder's input
+labs: $(INSTALLED) ## make the labs: notebooks, solutions, a zip for a course, an autograder's input, and a question bank
 	$(BIN)/python book/labs/make_labs.py
+	$(BIN)/python book/quizzes/make_quizzes.py
 
 # A page is executed if its cells changed (execute.py), or something that it imports or reads (stale.py).
 book: $(INSTALLED) labs ## build the book into _build/html; a warning is an error
