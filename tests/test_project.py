@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -151,6 +152,15 @@ def test_conda_environment_has_the_same_packages_and_bounds() -> None:
     assert found.pop("python") == SpecifierSet(PROJECT["requires-python"])
     found.pop("pip")
     assert found == {CONDA.get(name, name): wanted for name, wanted in bounds(EVERYTHING).items()}
+
+
+def test_binder_installs_the_checkout(tmp_path: Path) -> None:
+    """Binder makes the environment of environment.yml, which lacks fertools itself, and then runs postBuild."""
+    (tmp_path / "pip").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said\n')
+    (tmp_path / "pip").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run([ROOT / "postBuild"], cwd=ROOT, env=os.environ | {"PATH": path}, check=True)
+    assert (tmp_path / "said").read_text() == "install --no-deps -e .\n"
 
 
 def test_citation_has_the_version_and_license_of_the_project() -> None:
