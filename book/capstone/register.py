@@ -5,7 +5,7 @@
     python capstone/register.py preregistration.md --report report.md  # does the report belong to this form?
 
 A frozen form isn't changed any more. The line that freezing prints is also kept next to the form, in a file that ends
-in ``.sha256``. By itself it proves little, since anybody can set a clock. It proves something once somebody else has it.
+in ``.sha256``. Alone it proves little, since anybody can set a clock. It counts once somebody else has it.
 """
 
 from __future__ import annotations
