@@ -41,6 +41,9 @@ CAPSTONE = (  # the records are those from which it computes how many trainings 
     "book/capstone/claims/*.toml",
     "data/runs/fusion-seeds/*/record.json",
     "data/runs/fusion-seeds/*/predictions.npz",
+    "data/runs/ckplus48-subject/groups.json",
+    "data/runs/ckplus48-subject/*/record.json",
+    "data/runs/ckplus48-subject/*/predictions.npz",
     "data/runs/synthetic-ablations/baseline_seed-*/record.json",
     "data/runs/synthetic-ablations/fusion-concatenate_seed-*/record.json",
 )
