@@ -10,7 +10,8 @@ A source is a MyST notebook that contains the lab, its solution, and its checks:
   next to the notebook, which keeps a line that calls them.
 
 The output in ``_build/labs``: the folders ``student/`` and ``solution/``; ``fertools-labs.zip``, the student's
-folder with everything it needs; and ``otter/``, the input of ``otter assign`` for each lab, with ``grade.py``.
+folder with everything it needs, and the capstone; and ``otter/``, the input of ``otter assign`` for each lab,
+with ``grade.py``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,19 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SHIPPED = ("fertools/**/*.py", "data/synthetic/*", "data/synthetic.*", "data/runs/cpu-fer2013/*")
+CAPSTONE = (  # the records are those from which it computes how many trainings a test needs
+    "book/capstone.ipynb",
+    "book/capstone/*.md",
+    "book/capstone/*.py",
+    "book/capstone/claims/*.toml",
+    "data/runs/fusion-seeds/*/record.json",
+    "data/runs/fusion-seeds/*/predictions.npz",
+    "data/runs/ckplus48-subject/groups.json",
+    "data/runs/ckplus48-subject/*/record.json",
+    "data/runs/ckplus48-subject/*/predictions.npz",
+    "data/runs/synthetic-ablations/baseline_seed-*/record.json",
+    "data/runs/synthetic-ablations/fusion-concatenate_seed-*/record.json",
+)
 BLANK = "raise NotImplementedError  # your code here"
 EMPTY = "**Your answer** (up to {} points): ..."
 HAND_IN = """
@@ -232,10 +246,10 @@ def requirements(root: Path = ROOT, *more: str) -> str:
     return "".join(pinned[name] + "\n" for name in names)
 
 
-def shipped(root: Path = ROOT) -> dict[str, Path]:
-    """The library and the data that the labs use, by their names in the student's folder."""
-    found = (path for pattern in SHIPPED for path in root.glob(pattern) if path.is_file())
-    return {path.relative_to(root).as_posix(): path for path in found}
+def shipped(root: Path = ROOT, patterns: tuple[str, ...] = SHIPPED) -> dict[str, Path]:
+    """The library and the data that the labs use, or other files, by their names in the student's folder."""
+    found = (path for pattern in patterns for path in root.glob(pattern) if path.is_file())
+    return {path.relative_to(root).as_posix().removeprefix("book/"): path for path in found}
 
 
 def make(out: Path, root: Path = ROOT) -> None:
@@ -264,7 +278,7 @@ def make(out: Path, root: Path = ROOT) -> None:
         (otter / "README.md").write_text((HERE / "handout.md").read_text() + HAND_IN)
     shutil.copy(HERE / "grade.py", out / "otter")
     shutil.copy(HERE / "handout.md", student / "README.md")
-    files = {path.name: path for path in student.iterdir()} | library
+    files = {path.name: path for path in student.iterdir()} | library | shipped(root, CAPSTONE)
     with zipfile.ZipFile(out / "fertools-labs.zip", "w") as archive:
         for name, path in sorted(files.items()):
             entry = zipfile.ZipInfo(f"fertools-labs/{name}")  # its date is fixed: the same labs give the same file
