@@ -107,7 +107,7 @@ def moodle(banks: list[Bank]) -> bytes:
 
 def qti(bank: Bank) -> bytes:
     """A bank as a QTI 1.2 package, by text2qti."""
-    lines = [f"Quiz title: {bank.title}", ""]
+    lines = [f"Quiz title: {bank.title}", "shuffle answers: true", ""]
     for question in bank.questions:
         lines.append(f"1. {question.text}")
         for letter, choice in zip("abcdef", question.choices, strict=False):
