@@ -11,6 +11,7 @@ Each command imports the modules that it needs, so that ``--help`` is quick.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -387,7 +388,7 @@ def predict(
     photos: list[Path] = []
     for file in files:
         # A folder without photos stays in the list, and is reported like a file that isn't one.
-        photos += (images_in(file) if file.is_dir() else []) or [file]
+        photos += (images_in(file) if os.path.isdir(file) else []) or [file]  # a name may be too long for file.is_dir()
     bar = tqdm(photos, desc="predict", unit="photo", disable=len(photos) < 10)
     workers = available_cores() if len(photos) >= 30 else 1  # starting processes takes as long as ten photos
 

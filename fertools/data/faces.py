@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from fertools import IMAGE_SIZE
@@ -28,6 +28,14 @@ from fertools.errors import require
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 # The image formats that are opened. Pillow knows more, among them EPS, for which it runs Ghostscript.
+
+SEARCHED_PIXELS = 16_000_000
+SEARCHED_SIDE = 30_000
+# How large an image is when dlib searches it: 2 s, and 0.2 GB. dlib also writes past the end of its memory where an
+# image is about 80,000 pixels wide.
+
+STRIP_PIXELS = 4_000_000
+# Images become gray in strips of about so many pixels: at once, 89 million pixels would take 2 GB.
 
 MARGIN = 0.1
 LIFT = 0.1
@@ -99,7 +107,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
 
     It may be called from several threads, which ``warnings.catch_warnings`` would not allow.
     """
-    if Path(path).exists() and not Path(path).is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise OSError("not a regular file")  # a pipe would block, and a device never end
     image = Image.open(path, formats=_formats())
     if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow only warns up to twice as many
@@ -141,19 +149,28 @@ def _cause(path: str | os.PathLike[str], error: Exception) -> str:
         return "no such file"
     if isinstance(error, PermissionError):
         return "you don't have permission to read it"
-    if Path(path).is_dir():
+    if not os.path.exists(path):  # unlike Path.exists, also for a name that is too long or no text
+        return str(getattr(error, "strerror", None) or error).lower()
+    if os.path.isdir(path):
         return "a folder, not an image"
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return "not a regular file"
-    if not Path(path).stat().st_size:
+    if not os.path.getsize(path):
         return "the file is empty"
+    return _damage(error)
+
+
+def _damage(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return str(error)
     if isinstance(error, UnidentifiedImageError):
         return "not an image in any known format"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
         return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; make it smaller first"
     if isinstance(error, MemoryError):
         return "not enough memory; make it smaller first"
-    return f"cannot be read as an image: {error}"
+    words = " ".join(str(error).split())  # some decoders write several lines, and some none
+    return f"cannot be read as an image: {words or type(error).__name__}"
 
 
 def to_gray(image: np.ndarray | Image.Image) -> np.ndarray:
@@ -171,9 +188,29 @@ def to_gray(image: np.ndarray | Image.Image) -> np.ndarray:
             65535, or floating point from 0 to 1. A Pillow image may have any mode except 32-bit ones.
 
     Raises:
-        DataError: another shape or type, no pixels, or a value that is out of range or not finite.
+        DataError: another shape or type, no pixels, a value that is out of range or not finite, or a Pillow image
+            whose file is damaged.
     """
-    image = _pixels(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else np.asarray(image)
+    if not isinstance(image, Image.Image):
+        return _array_to_gray(np.asarray(image))
+    try:
+        image = upright(image)
+        width, height = image.size
+        if not (width and height):
+            raise DataError(f"an image needs pixels, but has {width}x{height}")
+        if image.mode == "F" or image.mode.startswith("I"):
+            return _array_to_gray(_pixels(image))
+        gray = np.empty((height, width), np.uint8)
+        for top, end in _strips(height, width):
+            gray[top:end] = _array_to_gray(_pixels(image.crop((0, top, width, end))))
+        return gray
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # an open file is decoded only now, and decoders raise anything
+        raise DataError(_damage(error)) from error
+
+
+def _array_to_gray(image: np.ndarray) -> np.ndarray:
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
         raise DataError(f"an image must be (H, W) or (H, W, 1, 3 or 4), but has shape {image.shape}")
     if not image.size:
@@ -192,13 +229,32 @@ def to_gray(image: np.ndarray | Image.Image) -> np.ndarray:
         image = image[..., 0]
     if image.ndim == 2 and image.dtype == np.uint8:
         return image
-    gray = image.astype(np.float32) * np.float32(255 / white)
-    if image.ndim == 3:
-        alpha = gray[..., 3] / 255 if image.shape[2] == 4 else 1
-        gray = gray[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
-        gray = alpha * gray + (1 - alpha) * 255
-    return np.rint(gray).astype(np.uint8)
+    height, width = image.shape[:2]
+    gray = np.empty((height, width), np.uint8)
+    for top, end in _strips(height, width):
+        strip = image[top:end].astype(np.float32) * np.float32(255 / white)
+        if image.ndim == 3:
+            alpha = strip[..., 3] / 255 if image.shape[2] == 4 else 1
+            strip = strip[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
+            strip = alpha * strip + (1 - alpha) * 255
+        gray[top:end] = np.rint(strip)
+    return gray
 
+
+def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """The first row of each strip of an image, and the one after its last."""
+    rows = max(1, STRIP_PIXELS // max(width, 1))
+    return ((top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; the same object where nothing is to be done."""
+    image.load()  # a PNG file's orientation may come after its pixels
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(image) if turned else image
+
+
+NO_FACE = "no face found; faces must be upright, frontal, and at least {} pixels high"
 
 _idle_detectors: list[Any] = []  # dlib's detector is not thread-safe, so each thread takes one and puts it back
 
@@ -225,7 +281,8 @@ def detect(gray: np.ndarray, upsample: int = 1) -> list[Box]:
     Args:
         gray: uint8, (H, W).
         upsample: how many times the image size is doubled first. 1 finds faces of at least 40 pixels, at more
-            than four times the cost of 0: about 0.1 s instead of 0.02 s for 640x490.
+            than four times the cost of 0: about 0.1 s instead of 0.02 s for 640x490. Where this would give more
+            than :data:`SEARCHED_PIXELS`, the image is enlarged less, or made smaller: see :func:`smallest_face`.
 
     Returns:
         The boxes; empty if there is no face.
@@ -233,10 +290,35 @@ def detect(gray: np.ndarray, upsample: int = 1) -> list[Box]:
     Raises:
         MissingExtraError: dlib is not installed.
     """
+    scale = _search_scale(gray, upsample)
+    if scale == 2**upsample:
+        searched, scale = gray, 1.0  # dlib enlarges it
+    else:
+        height, width = (max(1, round(n * scale)) for n in gray.shape)
+        searched = np.asarray(Image.fromarray(gray).resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2))
+        upsample = 0
     with _detector() as detector:
-        boxes, scores, _ = detector.run(np.ascontiguousarray(gray), upsample, 0.0)
-    found = [Box(b.left(), b.top(), b.right() + 1, b.bottom() + 1, s) for b, s in zip(boxes, scores, strict=True)]
+        boxes, scores, _ = detector.run(np.ascontiguousarray(searched), upsample, 0.0)
+    found = []
+    for b, score in zip(boxes, scores, strict=True):
+        left, top, right, bottom = (round(n / scale) for n in (b.left(), b.top(), b.right() + 1, b.bottom() + 1))
+        found.append(Box(left, top, right, bottom, score))
     return sorted(found, key=lambda box: -box.score)
+
+
+def _search_scale(gray: np.ndarray, upsample: int) -> float:
+    """By how much an image is enlarged before dlib searches it."""
+    height, width = gray.shape
+    return min(2.0**upsample, math.sqrt(SEARCHED_PIXELS / max(1, gray.size)), SEARCHED_SIDE / max(1, height, width))
+
+
+def smallest_face(gray: np.ndarray, upsample: int = 1) -> int:
+    """How many pixels high a face must be for :func:`detect` to find it: 40 in images of up to 4 million pixels.
+
+    >>> smallest_face(np.zeros((490, 640), np.uint8)), smallest_face(np.zeros((3000, 4000), np.uint8))
+    (40, 70)
+    """
+    return math.ceil(80 / _search_scale(gray, upsample))
 
 
 def choose(boxes: Iterable[Box]) -> Box | None:
@@ -324,7 +406,6 @@ def extract(
             if boxes:
                 crops = np.stack([crop(gray, box, margin=margin, lift=lift) for box in boxes])
             else:
-                smallest = 80 // 2**upsample
-                problem = f"no face found; faces must be upright, frontal, and at least {smallest} pixels high"
+                problem = NO_FACE.format(smallest_face(gray, upsample))
         results.append(Extracted(source, tuple(boxes), crops, problem))
     return results

@@ -19,7 +19,7 @@ from multiprocessing import get_context
 import numpy as np
 from PIL import Image
 
-from fertools.data.faces import Box, crop, detect, read_image, to_gray
+from fertools.data.faces import NO_FACE, Box, crop, detect, read_image, smallest_face, to_gray
 from fertools.errors import DataError
 
 ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image
@@ -67,7 +67,7 @@ def detect_faces(image: ImageSource, number: int, detector: Detector = detect) -
         return detect_in(gray, source, detector)
     except MemoryError:
         return Detected(source, message="not enough memory; make the image smaller", failed=True)
-    except (DataError, OSError) as error:  # OSError: Pillow decodes an open file only now
+    except (DataError, OSError) as error:
         return Detected(source, message=str(error).removeprefix(f"{source}: "), failed=True)
 
 
@@ -75,8 +75,8 @@ def detect_in(gray: np.ndarray, source: str, detector: Detector = detect) -> Det
     """The faces of a grayscale image, uint8 (H, W)."""
     boxes = detector(gray)
     if not boxes:
-        limits = "; faces must be upright, frontal, and at least 40 pixels high" if detector is detect else ""
-        return Detected(source, message=f"no face found{limits}")
+        message = NO_FACE.format(smallest_face(gray)) if detector is detect else "no face found"
+        return Detected(source, message=message)
     return Detected(source, tuple(boxes), tuple(crop(gray, box) for box in boxes))
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from fertools.data.faces import open_image, read_image, to_gray
+from fertools.data.faces import open_image, read_image, to_gray, upright
 from fertools.files import atomic_write
 from fertools.inference.detection import ImageSource
 from fertools.inference.output import label_text
@@ -87,7 +87,7 @@ def _to_rgb(image: ImageSource) -> Image.Image:
             return Image.fromarray(gray).convert("RGB")
         white = 1 if np.issubdtype(image.dtype, np.floating) else np.iinfo(image.dtype).max
         image = Image.fromarray(np.rint(image * (255 / white)).astype(np.uint8))
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode == "F" or image.mode.startswith("I"):
         image = Image.fromarray(gray)
     elif image.has_transparency_data:

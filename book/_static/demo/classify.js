@@ -45,7 +45,7 @@ export async function load(read = download) {
   ort.env.wasm.wasmPaths = { mjs: new URL(`vendor/ort-wasm-simd-threaded.mjs${again}`, import.meta.url).href };
   const open = (bytes) => ort.InferenceSession.create(new Uint8Array(bytes), { executionProviders: ["wasm"] });
   const [faces, labels] = [await open(finder), await open(classifier)];
-  return {
+  const models = {
     about: JSON.parse(new TextDecoder().decode(card)),
     async detector(planes) {
       const { scores, boxes } = await faces.run({ image: new ort.Tensor("float32", planes, [1, 3, 128, 128]) });
@@ -57,4 +57,8 @@ export async function load(read = download) {
       return { logits: logits.data, probabilities: probabilities.data };
     },
   };
+  // A cache, or a site that is just being updated, may give files that don't belong together.
+  const { probabilities } = await models.network(new Uint8Array(IMAGE_SIZE ** 2));
+  if (models.about?.classes?.length !== probabilities.length) throw new Error("model.json does not fit network.onnx");
+  return models;
 }

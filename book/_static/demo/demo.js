@@ -6,6 +6,8 @@ import { findFace } from "./detect.js";
 
 const LONGEST_PHOTO = 1280; // pixels; a larger image is scaled down first
 const LONGEST_FRAME = 400;
+const MOST_PIXELS = 89_478_485; // of a photo, as in Python; more would fill a phone's memory
+const SAFE_PIXELS = 16_000_000; // a sound image of fewer can be read by every browser
 const ANNOUNCE_EVERY = 2000; // ms, for those who listen to the page
 
 const part = (name) => document.getElementById(`demo-${name}`);
@@ -22,7 +24,7 @@ let announced = { words: "", at: -Infinity };
 // --- Starting -------------------------------------------------------------------------------
 
 if (canRun()) {
-  part("start").hidden = false;
+  Object.assign(part("start"), { hidden: false, disabled: false }); // Firefox keeps a disabled button when reloading
   say("This loads about 7 MB from this site, and nothing from anywhere else.");
 } else {
   say("This browser cannot run the demo: it lacks WebAssembly with SIMD. A browser of 2023 or later has it.");
@@ -88,15 +90,25 @@ async function showSample(button) {
 
 async function showPhoto(file, { name, credit = "", button }) {
   const mine = nextTurn();
+  const size = await sizeOf(file); // before its pixels are unpacked: a small file can have billions
+  if (mine !== turn) return;
+  if (!size) {
+    fail(`${name} cannot be read as an image. JPEG, PNG, WebP, and GIF can.`);
+    return;
+  }
+  const tooLarge = `${name} is too large for this browser: ${size.width} x ${size.height} pixels. Shrink it, and try again.`;
+  const pixels = size.width * size.height;
+  if (pixels > MOST_PIXELS) {
+    fail(tooLarge);
+    return;
+  }
   let photo;
   try {
     // Upright, as a camera's note in the file says, and with the numbers of the file, as Python reads them.
     photo = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
-    const size = await sizeOf(file);
     if (mine !== turn) return;
-    if (size) fail(`${name} is too large for this browser: ${size} pixels. Shrink it, and try again.`);
-    else fail(`${name} cannot be read as an image. JPEG, PNG, WebP, and GIF can.`);
+    fail(pixels > SAFE_PIXELS ? tooLarge : `${name} is damaged, or in another format than JPEG, PNG, WebP, and GIF.`);
     return;
   }
   if (mine !== turn) return;
@@ -110,15 +122,15 @@ async function showPhoto(file, { name, credit = "", button }) {
   say(face ? `${name}: one face found.` : `${name}: no face found. It should be upright, frontal, and not too small.`);
 }
 
-// Width and height of an image that is sound but too large to be processed; "" if it isn't an image.
+// Width and height of an image, of which the browser reads only the beginning; null if it isn't one.
 async function sizeOf(file) {
   const image = new Image();
   const address = URL.createObjectURL(file);
   try {
     await new Promise((done, failed) => Object.assign(image, { onload: done, onerror: failed, src: address }));
-    return `${image.naturalWidth} x ${image.naturalHeight}`;
+    return { width: image.naturalWidth, height: image.naturalHeight };
   } catch {
-    return "";
+    return null;
   } finally {
     URL.revokeObjectURL(address);
   }

@@ -5,6 +5,7 @@ import { IMAGE_SIZE } from "../demo/crop.js";
 import { loadChoices, loadPerson, photograph } from "./faces.js";
 
 const TRIES = 60; // faces that "Find a face that fools it" looks at
+const ADDRESS_AFTER = 400; // ms without a change; Safari allows 100 changes of the address in 30 s
 
 const part = (name) => document.getElementById(`play-${name}`);
 const say = (words) => (part("status").textContent = words);
@@ -25,6 +26,7 @@ let state = {}; // for each, the position of its value
 let trail = "strength"; // the slider that moved last
 let turn = 0; // grows with each change; work for an older one is dropped
 let queue = Promise.resolve(); // the network looks at one face at a time
+let addressTimer;
 
 function make(name, attributes = {}, ...children) {
   const [kind, svg] = name.startsWith("svg:") ? [name.slice(4), true] : [name, false];
@@ -37,7 +39,7 @@ function make(name, attributes = {}, ...children) {
 // --- Starting -------------------------------------------------------------------------------
 
 if (canRun()) {
-  part("start").hidden = false;
+  Object.assign(part("start"), { hidden: false, disabled: false }); // Firefox keeps a disabled button when reloading
   say("This loads about 8 MB from this site, and nothing from anywhere else.");
 } else {
   say("This browser cannot run the network: it lacks WebAssembly with SIMD. A browser of 2023 or later has it.");
@@ -69,23 +71,27 @@ part("start").addEventListener("click", async () => {
 
 function readAddress() {
   const words = new URLSearchParams(location.hash.slice(1));
-  state = { strength: choices.strength.length - 1, yaw: choices.yaw.indexOf(0), light: choices.light.indexOf(30) };
+  state = {
+    strength: choices.strength.length - 1, yaw: choices.yaw.indexOf(0), light: choices.light.indexOf(30),
+    expression: choices.expression.indexOf("happy"),
+  };
   for (const [name, values] of Object.entries(choices)) {
     const place = values.findIndex((value) => String(value) === words.get(name));
     state[name] = place < 0 ? state[name] ?? 0 : place;
   }
-  state.expression = words.get("expression") ? state.expression : choices.expression.indexOf("happy");
 }
 
 function writeAddress() {
   const words = Object.entries(choices).map(([name, values]) => [name, values[state[name]]]);
   const address = `#${new URLSearchParams(words)}`;
-  history.replaceState(null, "", address);
   part("link").href = address;
+  clearTimeout(addressTimer);
+  addressTimer = setTimeout(() => history.replaceState(null, "", address), ADDRESS_AFTER);
 }
 
 window.addEventListener("hashchange", () => {
-  if (!models) return;
+  const words = new URLSearchParams(location.hash.slice(1));
+  if (part("main").hidden || !Object.keys(choices).some((name) => words.has(name))) return; // a heading of this page
   readAddress();
   show();
 });
@@ -102,7 +108,7 @@ function choose(changes) {
 function radios(name, picture) {
   return choices[name].map((value, place) => {
     const input = make("input", { type: "radio", name: `play-${name}`, value: place });
-    input.addEventListener("change", () => choose({ [name]: place }));
+    input.addEventListener("click", () => choose({ [name]: place })); // again, too, after a load that failed
     return make("label", { class: "play-choice" }, input, picture ? picture(value) : String(value));
   });
 }
@@ -243,7 +249,8 @@ async function fool() {
   part("fool").disabled = true;
   const any = (name, from = 0) => from + Math.floor(Math.random() * (choices[name].length - from));
   let [worst, certainty] = [null, models.about.threshold];
-  for (let tries = 1; tries <= TRIES && mine === turn; tries++) {
+  let tries = 0;
+  while (tries < TRIES && mine === turn) {
     const tried = {
       ...state, blur: 0, noise: 0, expression: any("expression"), strength: any("strength", 5), yaw: any("yaw"),
       light: any("light"), cover: any("cover"),
@@ -254,10 +261,10 @@ async function fool() {
     if (name !== meant(tried) && seen.probabilities[best] >= certainty) {
       [worst, certainty] = [tried, seen.probabilities[best]];
     }
-    say(`Looked at ${tries} of ${TRIES} faces …`);
+    say(`Looked at ${++tries} of ${TRIES} faces …`);
   }
   part("fool").disabled = false;
-  if (mine !== turn) return;
+  if (mine !== turn || tries < TRIES) return; // something else was chosen, or look() has said what failed
   if (worst) choose(worst);
   else say(`It was not fooled by any of ${TRIES} random faces: right, or unsure. Try again.`);
 }
