@@ -380,10 +380,11 @@ def predict(
     from tqdm import tqdm
 
     from fertools.data.faces import images_in
-    from fertools.inference.detection import available_cores
+    from fertools.inference.detection import available_cores, ignore_pillow_warnings
     from fertools.inference.output import COLUMNS, describe, rows
     from fertools.inference.predictor import SHIPPED, Predictor
 
+    ignore_pillow_warnings()
     predictor = Predictor.from_pretrained(model or SHIPPED, threshold=threshold)
     photos: list[Path] = []
     for file in files:

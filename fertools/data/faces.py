@@ -29,6 +29,8 @@ from fertools.errors import require
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 # The image formats that are opened. Pillow knows more, among them EPS, for which it runs Ghostscript.
 
+_GREEDY = ("JPEG2000", "WEBP")  # their decoders take 16 bytes of memory for a pixel, the others at most 8
+
 SEARCHED_PIXELS = 16_000_000
 SEARCHED_SIDE = 30_000
 # How large an image is when dlib searches it: 2 s, and 0.2 GB. dlib also writes past the end of its memory where an
@@ -93,27 +95,31 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         DataError: the file is missing, a folder, a device or pipe, empty, damaged, in another format, or larger than
-            89 million pixels, Pillow's limit against images that fill the memory.
+            89 million pixels, Pillow's limit against images that fill the memory (half of it for JPEG 2000 and WebP).
+    """
+    with open_image(path) as image:
+        return to_gray(image)
+
+
+@contextmanager
+def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """``Image.open`` for images from strangers; what goes wrong inside the ``with`` is a DataError, too.
+
+    It may be used in several threads, which ``warnings.catch_warnings`` would not allow.
+
+    Raises:
+        DataError: see :func:`read_image`.
     """
     try:
-        with open_image(path) as image:
-            return to_gray(image)
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError("not a regular file")  # a pipe would block, and a device never end
+        with Image.open(path, formats=_formats()) as image:
+            limit, cost = Image.MAX_IMAGE_PIXELS, 2 if image.format in _GREEDY else 1
+            if limit and cost * image.width * image.height > limit:  # Pillow only warns up to twice as many
+                raise DataError(f"more than {limit // cost:,} pixels; make it smaller first")
+            yield image
     except Exception as error:  # Pillow's decoders raise anything from OSError to SyntaxError
         raise DataError(f"{os.fspath(path)}: {_cause(path, error)}") from error
-
-
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """``Image.open`` for images only: a regular file in one of :data:`FORMATS`, of at most 89 million pixels.
-
-    It may be called from several threads, which ``warnings.catch_warnings`` would not allow.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise OSError("not a regular file")  # a pipe would block, and a device never end
-    image = Image.open(path, formats=_formats())
-    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow only warns up to twice as many
-        image.close()
-        raise Image.DecompressionBombError
-    return image
 
 
 @cache

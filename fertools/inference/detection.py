@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -107,7 +108,7 @@ def detect_batches(
             yield group
         return
     # "spawn", because a fork of a process with threads, such as PyTorch's, can deadlock.
-    pool = ProcessPoolExecutor(min(workers, batch), get_context("spawn"), initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(min(workers, batch), get_context("spawn"), initializer=_prepare_worker)
     pending: deque[Future[Detected]] = deque()
     try:
         while True:
@@ -123,8 +124,14 @@ def detect_batches(
         pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
+def _prepare_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one ends the others
+    ignore_pillow_warnings()
+
+
+def ignore_pillow_warnings() -> None:
+    """For a command's output: Pillow warns of damaged metadata, whether or not it can read the pixels."""
+    warnings.filterwarnings("ignore", module="PIL")
 
 
 def available_cores() -> int:

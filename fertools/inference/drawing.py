@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fertools.data.faces import open_image, read_image, to_gray, upright
+from fertools.data.faces import open_image, to_gray, upright
 from fertools.files import atomic_write
 from fertools.inference.detection import ImageSource
 from fertools.inference.output import label_text
@@ -78,10 +78,9 @@ def save_annotated(path: str | os.PathLike[str], prediction: Prediction, folder:
 def _to_rgb(image: ImageSource) -> Image.Image:
     """A copy, upright, in mode RGB."""
     if isinstance(image, str | os.PathLike):
-        read_image(image)  # raises a clear error for everything that the next lines can't read
         with open_image(image) as opened:
             return _to_rgb(opened)
-    gray = to_gray(image)  # likewise, and the pixels where there is no color
+    gray = to_gray(image)  # a clear error for what the next lines can't read, and the pixels where there is no color
     if isinstance(image, np.ndarray):
         if image.ndim == 2 or image.shape[2] == 1:
             return Image.fromarray(gray).convert("RGB")

@@ -368,19 +368,36 @@ def test_own_photos(started: Visit) -> None:
 
     upload("wall.jpg", jpeg(portrait))
     started.wait_for("label", "happy")
-    for name, data in {"text.jpg": b"no image at all", "empty.jpg": b"", "half.jpg": jpeg(portrait)[:100]}.items():
-        upload(name, data)
-        started.wait_for("status", f"{name} cannot be read as an image")
+    whole = jpeg(portrait)
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><script>document.title = "ran"</script></svg>'
+    for name, kind, data, problem in [
+        ("text.jpg", "image/jpeg", b"no image at all", "cannot be read as an image"),
+        ("page.png", "image/png", b"<script>document.title = 'ran'</script>", "cannot be read as an image"),
+        ("empty.jpg", "image/jpeg", b"", "cannot be read as an image"),
+        ("header.jpg", "image/jpeg", whole[:100], "cannot be read as an image"),
+        ("half.jpg", "image/jpeg", whole[: len(whole) // 2], "is damaged, or in another format"),
+        ("drawing.svg", "image/svg+xml", svg, "is damaged, or in another format"),
+    ]:
+        started.page.set_input_files("#demo-file", files=[{"name": name, "mimeType": kind, "buffer": data}])
+        started.wait_for("status", f"{name} {problem}")
         assert nothing_is_shown(started)
+    assert started.page.title() != "ran"
 
-    upload("again.jpg", jpeg(portrait))
-    started.wait_for("status", "again.jpg: one face")
+
+def test_large_photos_are_refused_before_they_fill_the_memory(started: Visit) -> None:
     started.page.evaluate(
-        "() => { window.bitmap = createImageBitmap; window.createImageBitmap = () => Promise.reject(); }"
+        "() => { window.bitmap = createImageBitmap; window.tried = 0;"
+        "window.createImageBitmap = () => { window.tried++; return Promise.reject(); }; }"
     )
-    upload("huge.jpg", jpeg(portrait))  # as a browser does with an image that is sound but too large for it
-    started.wait_for("status", f"huge.jpg is too large for this browser: {portrait.width} x {portrait.height} pixels")
-    assert nothing_is_shown(started)
+    # The browser cannot take the first, though it's sound, and must not try the second.
+    for side, tried in ((4500, 1), (9500, 1)):
+        data = io.BytesIO()
+        Image.new("1", (side, side)).save(data, "PNG")
+        file = {"name": f"{side}.png", "mimeType": "image/png", "buffer": data.getvalue()}
+        started.page.set_input_files("#demo-file", files=[file])
+        started.wait_for("status", f"{side}.png is too large for this browser: {side} x {side} pixels")
+        assert started.page.evaluate("window.tried") == tried
+        assert nothing_is_shown(started)
     started.page.evaluate("() => { window.createImageBitmap = window.bitmap; }")
 
 
@@ -465,10 +482,19 @@ def test_what_cannot_run_says_so(browser: Browser, site: str) -> None:
     visit.page.close()
 
     visit = Visit(browser, site)
-    visit.page.route("**/model.json", lambda route: route.abort())
-    visit.page.click("#demo-start")
-    visit.wait_for("status", "The demo could not be loaded")
-    assert visit.page.is_enabled("#demo-start")
+    answers = [None, "", "{}", "null", '{"classes": ["happy"]}', "<html>Sign in</html>"]  # not there, or not ours
+    left = iter(answers)
+
+    def answer(route: Route) -> None:
+        body = next(left)
+        route.abort() if body is None else route.fulfill(body=body)
+
+    visit.page.route("**/model.json", answer)
+    for _ in answers:
+        visit.page.evaluate("document.getElementById('demo-status').textContent = ''")
+        visit.page.click("#demo-start")
+        visit.wait_for("status", "The demo could not be loaded")
+        assert visit.page.is_enabled("#demo-start")
     visit.page.close()
 
 

@@ -177,9 +177,54 @@ def test_a_link_shows_the_same_face_and_nonsense_the_first(served: str, chromium
     settled(page)
     assert page.inner_text("#play-told") == label
     page.close()
-    page = started(chromium, served, person="<b>", strength=7, cover="constructor")
-    assert page.url.endswith(f"#{urlencode(FIRST)}")
-    page.close()
+    for nonsense in (
+        {"person": "<b>", "strength": 7, "cover": "constructor", "expression": "x" * 100_000},
+        {"person": "NaN", "strength": "Infinity", "yaw": "1e999", "expression": "__proto__", "__proto__": "1"},
+    ):
+        page = started(chromium, served, **nonsense)
+        assert page.url.endswith(f"#{urlencode(FIRST)}")
+        page.close()
+
+
+def test_a_link_to_a_heading_keeps_the_face(page: Page) -> None:
+    page.check("[name=play-expression] >> nth=3")
+    settled(page)
+    told = page.inner_text("#play-told")
+    page.evaluate("location.hash = 'what-to-try'")
+    page.wait_for_timeout(600)
+    assert page.url.endswith("#what-to-try")
+    assert page.inner_text("#play-told") == told
+
+
+def test_many_changes_write_few_addresses(page: Page) -> None:
+    """Safari throws an error after 100 changes of the address within 30 seconds."""
+    page.evaluate("() => { window.written = 0; history.replaceState = () => { window.written++; }; }")
+    page.evaluate(
+        """() => {
+            const slider = document.querySelector("[name=play-yaw]");
+            for (let i = 0; i < 300; i++) {
+                slider.value = i % 5;
+                slider.dispatchEvent(new Event("input"));
+            }
+        }"""
+    )
+    settled(page)
+    assert page.evaluate("window.written") == 1
+    assert "yaw=30" in (page.get_attribute("#play-link", "href") or "")
+
+
+def test_a_person_that_could_not_be_loaded_can_be_chosen_again(page: Page) -> None:
+    page.route("**/faces-2.webp", lambda route: route.abort())
+    second = page.locator("[name=play-person]").nth(1)
+    for press in (second, page.locator("#play-fool")):
+        press.click()
+        page.wait_for_selector("#play-status:has-text('could not be shown')")
+        page.wait_for_timeout(300)
+        assert "could not be shown" in page.inner_text("#play-status")  # and not "It was not fooled"
+    page.unroute("**/faces-2.webp")
+    second.click()
+    page.wait_for_selector("#play-status:empty", state="attached")
+    assert page.is_enabled("#play-fool")
 
 
 def test_keyboard_on_a_phone(page: Page) -> None:
