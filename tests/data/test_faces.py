@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib
@@ -201,6 +203,64 @@ def test_what_is_not_an_image_is_refused_by_name(tmp_path: Path) -> None:
         assert str(tmp_path / name) in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("x" * 300 + ".png", "file name too long"),
+        ("link.png", "too many levels of symbolic links"),
+        ("a\0.png", "embedded null byte"),
+    ],
+)
+def test_a_name_that_cannot_be_a_file_is_refused_too(tmp_path: Path, name: str, cause: str) -> None:
+    (tmp_path / "link.png").symlink_to("link.png")
+    with pytest.raises(DataError, match=cause):
+        read_image(tmp_path / name)
+
+
+def test_formats_that_need_more_memory_have_half_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", RGB.shape[0] * RGB.shape[1])
+    for suffix in ("png", "jpg", "webp", "jp2"):
+        Image.fromarray(RGB).save(tmp_path / f"x.{suffix}")
+    assert read_image(tmp_path / "x.png").shape == read_image(tmp_path / "x.jpg").shape == RGB.shape[:2]
+    for suffix in ("webp", "jp2"):
+        with pytest.raises(DataError, match="more than 356 pixels"):
+            read_image(tmp_path / f"x.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(SyntaxError("broken\n PNG file"), "broken PNG file"), (EOFError(), "EOFError")]
+)
+def test_an_open_image_is_refused_in_one_line_whatever_its_decoder_raises(error: Exception, words: str) -> None:
+    class Damaged(Image.Image):
+        def load(self) -> Any:
+            raise error
+
+    with pytest.raises(DataError) as refused:
+        to_gray(Damaged())
+    assert str(refused.value) == f"cannot be read as an image: {words}"
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA", "LA", "CMYK", "I;16"])
+def test_strips_change_nothing(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rgba = np.dstack([RGB, GRAY])
+    image = Image.fromarray(DEEP) if mode == "I;16" else Image.fromarray(rgba).convert(mode)
+    if mode == "P":
+        image.info["transparency"] = int(np.asarray(image)[3, 3])
+    whole, whole_array = to_gray(image), to_gray(rgba)
+    monkeypatch.setattr("fertools.data.faces.STRIP_PIXELS", 100)  # three rows of 31
+    assert_gray(to_gray(image), whole)
+    assert_gray(to_gray(rgba), whole_array)
+
+
+def test_gray_needs_little_more_memory_than_the_image() -> None:
+    image = np.zeros((3000, 4000, 4), np.uint8)
+    tracemalloc.start()
+    to_gray(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200e6  # in float32, the image alone would be 192 MB, and there would be several
+
+
 # --- Detection --------------------------------------------------------------------------------
 
 
@@ -242,7 +302,28 @@ def test_upsampling_finds_small_faces() -> None:
     assert all(box.left < x / 2 < box.right and box.top < y / 2 < box.bottom for x, y in EYES)
 
 
-@pytest.mark.parametrize("shape", [(490, 640), (1, 1), (3, 200)])
+@pytest.mark.parametrize(("pixels", "smallest"), [(200_000, 92), (600_000, 53), (2_000_000, 40)])
+def test_large_images_are_searched_in_a_smaller_size(
+    pixels: int, smallest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gray = to_gray(ASTRONAUT)  # 262,144 pixels, and 1,048,576 when doubled
+    (exact,) = detect(gray, 1)
+    monkeypatch.setattr("fertools.data.faces.SEARCHED_PIXELS", pixels)
+    (found,) = detect(gray, 1)
+    assert holds_eyes(found)
+    assert found.side == pytest.approx(exact.side, rel=0.25)  # a step of dlib's pyramid is 1.2
+    assert (found == exact) == (pixels == 2_000_000)
+    (nothing,) = extract([np.zeros_like(gray)], progress=False)
+    assert f"at least {smallest} pixels high" in str(nothing.problem)
+
+
+@pytest.mark.parametrize("shape", [(80, 120_000), (120_000, 80), (1, 5_000_000)])
+def test_dlib_gets_no_image_for_which_it_overwrites_memory(shape: tuple[int, int]) -> None:
+    """It can crash in images wider than about 80,000 pixels: see ``SEARCHED_SIDE``."""
+    assert detect(np.zeros(shape, np.uint8), 1) == []
+
+
+@pytest.mark.parametrize("shape", [(490, 640), (1, 1), (3, 200), (0, 5)])
 def test_noise_has_no_face(shape: tuple[int, int]) -> None:
     assert detect(RNG.integers(0, 256, shape, dtype=np.uint8), 1) == []
 

@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ import pandas as pd
 import pytest
 import skimage.data
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib import cbook
 from PIL import Image
 
@@ -34,6 +37,7 @@ from fertools.data import FaceSet
 from fertools.data.faces import Box, crop, images_in, to_gray
 from fertools.errors import DataError, RunError, WeightsError
 from fertools.evaluation.model_card import BEGIN, END, card_tables
+from fertools.inference.detection import detect_faces
 from fertools.inference.drawing import annotate
 from fertools.inference.output import COLUMNS, describe, to_table
 from fertools.inference.predictor import SHIPPED, Face, ImageSource, Prediction, Predictor
@@ -389,9 +393,13 @@ def jpeg(image: Image.Image) -> bytes:
 
 def turned() -> Callable[[Path], Path]:
     """Stored on its side, with the EXIF orientation that puts it upright."""
+    return image_file(".jpg", COLOR.rotate(90, expand=True), exif=exif_turned())
+
+
+def exif_turned() -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return image_file(".jpg", COLOR.rotate(90, expand=True), exif=exif)
+    return exif
 
 
 COLOR = Image.fromarray(PORTRAIT)
@@ -411,6 +419,8 @@ INPUTS: dict[str, tuple[Callable[[Path], Path], int, str | None, bool]] = {
     "two faces": (image_file(".png", Image.fromarray(np.hstack([PORTRAIT, PORTRAIT]))), 2, None, False),
     "no face": (image_file(".png", Image.fromarray(NOISE)), 0, "no face found; faces must be upright", False),
     "one pixel": (image_file(".png", Image.new("L", (1, 1))), 0, "no face found", False),
+    "very wide": (image_file(".png", Image.new("L", (100_000, 80))), 0, "no face found; faces must be upright", False),
+    "long name": (lambda folder: folder / f"{'x' * 300}.png", 0, "file name too long", True),
     "missing": (lambda folder: folder / "nosuch.png", 0, "no such file", True),
     "folder": (lambda folder: folder, 0, "a folder, not an image", True),
     "empty": (content(b""), 0, "the file is empty", True),
@@ -458,6 +468,43 @@ def test_inputs_as_arrays_and_pillow_images(with_dlib: Predictor, tmp_path: Path
         result = with_dlib.predict(damaged)
     assert result.failed
     assert "truncated" in str(result.message)
+
+
+WRITTEN: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "GIF": {"save_all": True, "append_images": [COLOR.resize((32, 24))]},
+    "JPEG": {"exif": exif_turned()},
+    "TIFF": {"compression": "tiff_lzw"},
+    "WEBP": {},
+    "PPM": {},
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, about metadata
+@pytest.mark.parametrize("kind", WRITTEN)
+@settings(deadline=None, max_examples=80, derandomize=True, database=None)
+@given(data=st.data())
+def test_changed_bytes_give_a_result_or_one_line(kind: str, data: st.DataObject) -> None:
+    buffer = io.BytesIO()
+    COLOR.resize((32, 24)).save(buffer, kind, **WRITTEN[kind])
+    content = bytearray(buffer.getvalue())
+    places = st.integers(0, len(content) - 1)
+    for at, byte in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=8)):
+        content[at] = byte
+    del content[data.draw(places | st.just(len(content))) :]
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        found = detect_faces(file.name, 0, lambda gray: [])
+        assert found.message
+        assert len(found.message.splitlines()) == 1
+        try:
+            image = Image.open(file.name)
+        except Exception:
+            assert found.failed
+            return
+        with image:  # the same image, already open; its pixels are read later
+            assert detect_faces(image, 0, lambda gray: []).failed == found.failed
 
 
 # --- Videos and cameras ------------------------------------------------------------------------
@@ -701,6 +748,16 @@ def test_command_in_csv(fertools: Command, files: list[str]) -> None:
     assert "noise.png: no face found" in err
     code, out, _ = fertools("noise.png", "--csv")
     assert list(csv.reader([out.strip()])) == [[*COLUMNS, *CLASSES]]  # the header alone
+
+
+def test_command_says_nothing_of_metadata(fertools: Command, tmp_path: Path) -> None:
+    COLOR.save(tmp_path / "odd.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12")  # ends in its first entry
+    with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(tmp_path / "odd.jpg") as image:
+        image.getexif()
+    code, out, err = fertools("odd.jpg", "x" * 300, "odd.jpg")
+    assert (code, err) == (1, "")
+    assert ["odd.jpg: " in line for line in out.splitlines()[1:]] == [True, False, True]
+    assert "file name too long" in out
 
 
 def test_command_shows_progress_of_many_on_standard_error(fertools: Command, tmp_path: Path) -> None:
