@@ -36,6 +36,20 @@ def test_workflow_uses_actions_by_their_commit(workflow: Path) -> None:
     assert not loose
 
 
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflow_may_only_read_and_runs_nothing_that_a_stranger_wrote(workflow: Path) -> None:
+    content = yaml.safe_load(workflow.read_text())
+    assert content["permissions"] == {"contents": "read"}
+    assert "pull_request_target" not in content[True]  # YAML's `on`
+    for name, job in content["jobs"].items():
+        more = {"pages": "write", "id-token": "write"} if name == "publish" else None
+        assert job.get("permissions") == more
+        for step in job["steps"]:
+            assert "${{" not in step.get("run", "")  # a branch's name would become a command
+            if "actions/checkout" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+
+
 def test_publishing_sets_the_address_of_the_repository(tmp_path: Path) -> None:
     shutil.copy(ROOT / "_config.yml", tmp_path)
     (command,) = (line for line in commands(ROOT / ".github/workflows/book.yml") if line.startswith("sed"))
