@@ -371,7 +371,7 @@ def passes(code: str, names: dict[str, Any], calls: list[str]) -> bool:
 
 @pytest.mark.parametrize("lab", ALL)
 def test_every_mutant_fails_or_has_a_reason_to_pass(lab: str) -> None:
-    """Makes some 2,500 mistakes in the solutions, one at a time, and asks the checks about each.
+    """Makes some 3,000 mistakes in the solutions, one at a time, and asks the checks about each.
 
     All of them run in every test run: that takes about 20 seconds of one core. A mutant that passes shows a hole in
     the checks, unless it is in survivors.toml, with the reason why it may pass.
