@@ -236,11 +236,13 @@ def labs(folder: Path = HERE) -> list[Lab]:
 def requirements(root: Path = ROOT, *more: str) -> str:
     """The packages that the labs need, and ``more``, in the versions that the project is tested with.
 
-    They are the library's dependencies, its extras for faces and plots, and what only the notebooks import or run in.
+    They are the library's dependencies, its extras for export, faces, and plots, and what only the notebooks import or
+    run in.
     """
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["faces"], *extras["plots"], "scikit-image", "jupyterlab", *more]
+    ours = [*project["dependencies"], *extras["export"], *extras["faces"], *extras["plots"]]
+    wanted = [*ours, "scikit-image", "jupyterlab", *more]
     names = [re.split("[<>=~ ]", package)[0].lower() for package in wanted]
     pinned = {line.split("==")[0].lower(): line for line in (root / "constraints.txt").read_text().splitlines()}
     return "".join(pinned[name] + "\n" for name in names)

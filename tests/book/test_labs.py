@@ -182,6 +182,44 @@ RIGHT = [  # unlike the solution, but as good
             ["F.dropout(x, 0.3, training=self.training)", "self.drop(x)"],
         ],
     ),
+    (
+        "lab7",
+        "comparing",
+        [["np.abs(candidate - reference).max()", "np.linalg.norm((candidate - reference).ravel(), np.inf)"]],
+    ),
+    ("lab7", "tolerance", [["TOLERANCE = 1e-3", "TOLERANCE = np.float32(2e-4)"]]),
+    ("lab7", "scaling", [["round(-low / scale)", "np.clip(np.rint(-low / scale), 0, 255)"]]),
+    ("lab7", "roundtrip", [["np.rint(values / scale) + zero_point", "np.floor(values / scale + zero_point + 0.5)"]]),
+    ("lab7", "roundtrip", [["q.astype(float) - zero_point", "q.astype(np.int32) - zero_point"]]),
+    (
+        "lab7",
+        "channels",
+        [["np.abs(weight).max(axis=(1, 2, 3))", "np.linalg.norm(weight.reshape(len(weight), -1), np.inf, 1)"]],
+    ),
+    ("lab7", "paired", [["d.std() /", "d.std(ddof=1) /"]]),
+    (
+        "lab7",
+        "timing",
+        [
+            [
+                "for _ in range(warmup + rounds)",
+                "[f() for f in [first] * warmup + [second] * warmup]\n    for _ in range(rounds)",
+            ],
+            ["(-1, 2))[warmup:]", "(-1, 2))"],
+        ],
+    ),
+    ("lab7", "ratio", [["np.percentile(ratios, 90)", "np.sort(ratios)[int(0.9 * len(ratios))]"]]),
+    (
+        "lab7",
+        "page",
+        [
+            [
+                "gray.reshape(48, side // 48, 48, -1).mean(axis=(1, 3))",
+                "cv2.resize(gray, (48, 48), interpolation=cv2.INTER_AREA)",
+            ]
+        ],
+    ),
+    ("lab7", "page", [["small.astype(np.float32)", "np.rint(small).astype(np.float32)"]]),
 ]
 
 
@@ -333,7 +371,7 @@ def passes(code: str, names: dict[str, Any], calls: list[str]) -> bool:
 
 @pytest.mark.parametrize("lab", ALL)
 def test_every_mutant_fails_or_has_a_reason_to_pass(lab: str) -> None:
-    """Makes some 2,500 mistakes in the solutions, one at a time, and asks the checks about each.
+    """Makes some 3,000 mistakes in the solutions, one at a time, and asks the checks about each.
 
     All of them run in every test run: that takes about 20 seconds of one core. A mutant that passes shows a hole in
     the checks, unless it is in survivors.toml, with the reason why it may pass.
@@ -463,6 +501,7 @@ def test_verdicts_in_the_model_answer_of_lab_5_are_those_of_its_function() -> No
 def test_requirements_name_what_the_labs_import(made: Path) -> None:
     """In a list without them, the first cell of lab 3 would stop; with other versions, a later one might."""
     expected = {"torch", "numpy", "matplotlib", "opencv-python-headless", "dlib-bin", "scikit-image", "jupyterlab"}
+    expected |= {"onnx", "onnxscript", "onnxruntime"}
     lines = (made / "student" / "requirements.txt").read_text().splitlines()
     assert expected <= {line.split("==")[0] for line in lines}
     assert set(lines) <= set((ROOT / "constraints.txt").read_text().splitlines())
