@@ -39,11 +39,13 @@ test: $(INSTALLED) ## check style and types, then run the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --max-worker-restart 0
 
+# SEED=2027 gives this term's labs: other constants, tasks, and images. EXECUTE=1 adds outputs to the solutions.
 labs: $(INSTALLED) ## make the labs: notebooks, solutions, a zip for a course, an autograder's input, and a question bank
-	$(BIN)/python book/labs/make_labs.py
+	$(BIN)/python book/labs/make_labs.py $(if $(SEED),--seed $(SEED)) $(if $(EXECUTE),--execute)
 	$(BIN)/python book/quizzes/make_quizzes.py
 
 # A page is executed if its cells changed (execute.py), or something that it imports or reads (stale.py).
+book: EXECUTE := 1
 book: $(INSTALLED) labs ## build the book into _build/html; a warning is an error
 	$(BIN)/python -m pytest -q tests/book/test_notebooks.py
 	$(BIN)/python book/_tools/stale.py

@@ -8,31 +8,44 @@ A source is a MyST notebook that contains the lab, its solution, and its checks:
   empty cell.
 - A code cell tagged ``check`` defines checks (see ``checking.py``). They go to the file ``labN_checks.py``
   next to the notebook, which keeps a line that calls them.
+- ``{{ name: a | b | c }}``, anywhere, is one of its choices: the first, unless a seed chooses another (``drawn``).
+  ``{{ name }}`` repeats the first list of this name.
 
-The output in ``_build/labs``: the folders ``student/`` and ``solution/``; ``fertools-labs.zip``, the student's
-folder with everything it needs, and the capstone; and ``otter/``, the input of ``otter assign`` for each lab,
-with ``grade.py``.
+The output in ``_build/labs``: the folders ``student/`` and ``solution/``; ``fertools-labs.zip`` and
+``fertools-labs-instructors.zip``, these folders with everything that they need, and the capstone; and ``otter/``, the
+input of ``otter assign`` for each lab, with ``grade.py``. ``--execute`` adds the outputs to the solutions, and writes
+a preview of each lab, a page of the book without solutions, to ``preview/`` next to this file.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import base64
+import os
 import re
 import shutil
+import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jupytext
 import nbformat
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "_tools"))
+from execute import ONE_THREAD
+from execute import execute as run_notebook
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+MINUTES = 30  # for a cell of a lab; the longest takes one and a half
 SHIPPED = ("fertools/**/*.py", "data/synthetic/*", "data/synthetic.*", "data/runs/cpu-fer2013/*")
 CAPSTONE = (  # the records are those from which it computes how many trainings a test needs
     "book/capstone.ipynb",
@@ -55,6 +68,11 @@ HAND_IN = """
 Save the notebook, and run its last cell. It writes a zip file next to the notebook, with your code and your written
 answers: hand that file in.
 """
+PREVIEW = """\
+:::{note}
+This is a preview: the tasks, and the figures that you'll see once your code works.
+{download}`Download the labs <../../../_build/labs/fertools-labs.zip>` to work on them.
+:::"""
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 
 
@@ -73,14 +91,17 @@ class Lab:
     points: list[int]
 
     @classmethod
-    def read(cls, source: Path) -> Lab:
-        """Reads ``labN_name.md``."""
+    def read(cls, source: Path, seed: int = 0) -> Lab:
+        """Reads ``labN_name.md``, with the choices of a seed."""
 
         def kind(cell: NotebookNode) -> str:
             tags = {"answer", "check"} & set(cell.metadata.get("tags", []))
             return tags.pop() if tags else str(cell.cell_type)
 
-        cells = jupytext.read(source).cells
+        try:
+            cells = jupytext.reads(drawn(source.read_text(), seed), "md:myst").cells
+        except ValueError as error:
+            raise ValueError(f"{source.name}: {error}") from error
         points = [cell.metadata["points"] for cell in cells if kind(cell) == "answer"]
         return cls(source.stem.split("_")[0], [(kind(cell), cell.source) for cell in cells], points)
 
@@ -142,6 +163,30 @@ def numbered(cells: list[NotebookNode]) -> NotebookNode:
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"
     return new_notebook(cells=cells, metadata=KERNEL)
+
+
+# --- One lab for each term ---------------------------------------------------------------------
+
+
+def drawn(text: str, seed: int) -> str:
+    """A lab's source with one of the choices of each ``{{ name: a | b | c }}``.
+
+    Seed 0 takes the first. Other seeds take the others in turn, so that a seed and the next one agree in none.
+    All lists of a name are read together: what the statement says is what the checks examine.
+
+    Raises:
+        ValueError: a list is too short to change from term to term, or doesn't fit another one of its name.
+    """
+    lists: dict[str, list[str]] = {}
+
+    def choice(match: re.Match[str]) -> str:
+        here = [one.strip() for one in match[2].split("|")] if match[2] else lists.get(match[1], [])
+        first = lists.setdefault(match[1], here)
+        if len(here) < 3 or len(here) != len(first):
+            raise ValueError(f"{match[0]!r} needs three choices or more, as many as the first list of its name has")
+        return here[1 + seed % (len(here) - 1) if seed else 0]
+
+    return re.sub(r"\{\{ (\w+)(?:: (.*?))? \}\}", choice, text, flags=re.DOTALL)
 
 
 # --- Solutions and stubs ----------------------------------------------------------------------
@@ -228,9 +273,9 @@ def otter_question(
 # --- Writing ----------------------------------------------------------------------------------
 
 
-def labs(folder: Path = HERE) -> list[Lab]:
+def labs(folder: Path = HERE, seed: int = 0) -> list[Lab]:
     """All labs, in order."""
-    return [Lab.read(source) for source in sorted(folder.glob("lab[0-9]*_*.md"))]
+    return [Lab.read(source, seed) for source in sorted(folder.glob("lab[0-9]*_*.md"))]
 
 
 def requirements(root: Path = ROOT, *more: str) -> str:
@@ -254,12 +299,62 @@ def shipped(root: Path = ROOT, patterns: tuple[str, ...] = SHIPPED) -> dict[str,
     return {path.relative_to(root).as_posix().removeprefix("book/"): path for path in found}
 
 
-def make(out: Path, root: Path = ROOT) -> None:
-    """Writes everything into ``out``, and deletes its old contents."""
-    shutil.rmtree(out, ignore_errors=True)
+def add_outputs(solved: Path, library: dict[str, Path], before: dict[str, NotebookNode], *, execute: bool) -> None:
+    """Adds the outputs to the solved notebooks: those from ``before`` if nothing changed, or else by executing them."""
+    for path in sorted(solved.glob("*.ipynb")):
+        needed = {path.name: path, "checking.py": solved / "checking.py"} | library
+        needed[f"{path.stem}_checks.py"] = solved / f"{path.stem}_checks.py"
+        digest = sha256(b"".join(file.read_bytes() for _, file in sorted(needed.items()))).hexdigest()
+        notebook = before.get(path.name)
+        if notebook and notebook.metadata.get("digest") == digest:
+            nbformat.write(notebook, path)
+        elif execute:
+            notebook = nbformat.read(path, as_version=4)
+            with TemporaryDirectory() as folder:
+                for name, file in needed.items():
+                    Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, Path(folder, name))
+                print(f"{path.name}: {run_notebook(Path(folder, path.name), notebook, 60 * MINUTES):.0f} s", flush=True)
+            notebook.metadata["digest"] = digest
+            nbformat.write(notebook, path)
+
+
+def pack(archive: Path, files: dict[str, Path]) -> None:
+    """Writes a zip file with one folder, named like the file."""
+    with zipfile.ZipFile(archive, "w") as packed:
+        for name, path in sorted(files.items()):
+            entry = zipfile.ZipInfo(f"{archive.stem}/{name}")  # its date is fixed: the same labs give the same file
+            entry.external_attr = 0o100644 << 16  # a file that everybody may read, where several people share a folder
+            packed.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+
+
+def preview(lab: Lab, executed: NotebookNode, folder: Path) -> None:
+    """Writes a page of the book: what a student gets, with the figures of the solved lab but not its numbers."""
+    folder.mkdir(exist_ok=True)
+    parts, figures, heading = list[str](), 0, ""
+    for given, solved in zip(lab.notebook(solved=False).cells, executed.cells, strict=True):
+        if given.cell_type == "markdown":
+            parts.append(given.source)
+            heading = [heading, *re.findall(r"^#+ (.+)", given.source, re.MULTILINE)][-1]
+            continue
+        parts.append(f"```python\n{given.source}\n```")
+        for image in (output.get("data", {}).get("image/png") for output in solved.outputs):
+            if image:
+                figures += 1
+                name = f"{lab.name}-{figures}.png"
+                (folder / name).write_bytes(base64.b64decode(image))
+                parts.append(f"![The figure that the solved lab draws here, in {heading}]({name})")
+    parts[0] = parts[0].replace("\n", f"\n\n{PREVIEW}\n", 1)
+    (folder / f"{lab.name}.md").write_text("\n\n".join(parts) + "\n")
+
+
+def make(out: Path, root: Path = ROOT, seed: int = 0, *, execute: bool = False) -> None:
+    """Writes everything into ``out``, and deletes its old contents, except the outputs of unchanged solutions."""
     student, solved = out / "student", out / "solution"
+    before = {path.name: nbformat.read(path, as_version=4) for path in solved.glob("*.ipynb")}
+    shutil.rmtree(out, ignore_errors=True)
     library = shipped(root)
-    for lab in labs():
+    for lab in labs(seed=seed):
         otter = out / "otter" / lab.name
         for folder, notebook in [
             (student, lab.notebook(solved=False)),
@@ -279,18 +374,23 @@ def make(out: Path, root: Path = ROOT) -> None:
             shutil.copy(path, otter / name)
         (otter / "README.md").write_text((HERE / "handout.md").read_text() + HAND_IN)
     shutil.copy(HERE / "grade.py", out / "otter")
-    shutil.copy(HERE / "handout.md", student / "README.md")
-    files = {path.name: path for path in student.iterdir()} | library | shipped(root, CAPSTONE)
-    with zipfile.ZipFile(out / "fertools-labs.zip", "w") as archive:
-        for name, path in sorted(files.items()):
-            entry = zipfile.ZipInfo(f"fertools-labs/{name}")  # its date is fixed: the same labs give the same file
-            entry.external_attr = 0o100644 << 16  # a file that everybody may read, where several people share a folder
-            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
+    for folder in (student, solved):
+        shutil.copy(HERE / "handout.md", folder / "README.md")
+    add_outputs(solved, library, before, execute=execute)
+    for folder, archive in [(student, "fertools-labs.zip"), (solved, "fertools-labs-instructors.zip")]:
+        pack(out / archive, {path.name: path for path in folder.iterdir()} | library | shipped(root, CAPSTONE))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "labs", help="default: _build/labs")
-    chosen = parser.parse_args().out
-    make(chosen)
-    print(f"The labs are ready: {chosen / 'fertools-labs.zip'}, and the folders next to it")
+    parser.add_argument("--seed", type=int, default=0, help="of this term's labs, e.g. 2027 (default: the book's)")
+    parser.add_argument("--execute", action="store_true", help="add outputs to the solutions, which takes minutes")
+    chosen = parser.parse_args()
+    os.environ.update(ONE_THREAD)
+    make(chosen.out, seed=chosen.seed, execute=chosen.execute)
+    if chosen.execute:
+        shutil.rmtree(HERE / "preview", ignore_errors=True)
+        for lab in labs(seed=chosen.seed):
+            preview(lab, nbformat.read(chosen.out / "solution" / f"{lab.name}.ipynb", as_version=4), HERE / "preview")
+    print(f"The labs are ready: {chosen.out / 'fertools-labs.zip'}, and what is next to it")

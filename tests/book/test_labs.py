@@ -16,6 +16,7 @@ import tomllib
 import warnings
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,6 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from nbclient import NotebookClient
 from nbformat import NotebookNode
 from toy import toy_faces
 
@@ -37,7 +37,16 @@ ROOT = Path(__file__).parents[2]
 LABS = ROOT / "book" / "labs"
 sys.path.insert(0, str(LABS))  # as in a student's folder, next to the notebook
 make_labs = importlib.import_module("make_labs")
-ALL = {lab.name: lab for lab in make_labs.labs()}
+
+
+@cache
+def term(seed: int) -> dict[str, Any]:
+    """The labs of a seed."""
+    return {lab.name: lab for lab in make_labs.labs(seed=seed)}
+
+
+ALL = term(0)
+VARIED = [source.stem.split("_")[0] for source in sorted(LABS.glob("lab*_*.md")) if "{{ " in source.read_text()]
 ANSWERS = {  # what each check examines
     (lab.name, name): answers
     for lab in ALL.values()
@@ -78,25 +87,30 @@ def run(code: str, names: dict[str, Any], where: str) -> str:
     return said.getvalue()
 
 
-def checks(lab: str) -> ModuleType:
+def checks(lab: Any) -> ModuleType:
     """The module ``labN_checks``, as next to the notebook."""
-    module = ModuleType(f"{lab}_checks")
-    run(ALL[lab].checks, module.__dict__, f"{lab}_checks.py")
+    module = ModuleType(f"{lab.name}_checks")
+    run(lab.checks, module.__dict__, f"{lab.name}_checks.py")
     sys.modules[module.__name__] = module
     return module
 
 
 @cache
-def went(lab: str, *, solved: bool) -> tuple[dict[str, Any], dict[str, str]]:
+def went(lab: str, *, solved: bool, seed: int = 0) -> tuple[dict[str, Any], dict[str, str]]:
     """Runs a lab from top to bottom: its variables, and what each check said."""
+    return work(term(seed)[lab], solved=solved, stops=solved)
+
+
+def work(lab: Any, *, solved: bool, stops: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """``went`` of any lab; ``stops``: an error in a cell is one here, too."""
     checks(lab)
     names: dict[str, Any] = {"__name__": "__main__"}
     said: dict[str, str] = {}
     with student_desk():
-        for i, cell in enumerate(ALL[lab].notebook(solved=solved).cells):
+        for i, cell in enumerate(lab.notebook(solved=solved).cells):
             if cell.cell_type != "code":
                 continue
-            where = f"<{lab} cell {i} {'solution' if solved else 'stub'}>"
+            where = f"<{lab.name} cell {i} {'solution' if solved else 'stub'}>"
             if cell.source.startswith("check.") and "report" not in cell.source:
                 for call in cell.source.splitlines():
                     said[call[6 : call.index("(")]] = run(call, names, where)
@@ -104,7 +118,7 @@ def went(lab: str, *, solved: bool) -> tuple[dict[str, Any], dict[str, str]]:
             try:
                 run(cell.source, names, where)
             except Exception:  # a cell that uses what a student has not written yet
-                if solved:
+                if stops:
                     raise
     return names, {name: flat(words) for name, words in said.items()}
 
@@ -135,14 +149,14 @@ WRONG = [
 ]
 
 
-def ask(lab: str, check: str, changes: list[list[str]]) -> str:
+def ask(lab: str, check: str, changes: list[list[str]], seed: int = 0) -> str:
     """What a check says when each old text of the solution's cells is replaced by the new one."""
-    cells = [make_labs.solution(text) for kind, text in ALL[lab].cells if kind == "code" and "# BEGIN" in text]
+    cells = [make_labs.solution(text) for kind, text in term(seed)[lab].cells if kind == "code" and "# BEGIN" in text]
     wrong = list(cells)
     for old, new in changes:
         (at,) = (i for i, text in enumerate(wrong) if old in text)  # in one cell alone
         wrong[at] = wrong[at].replace(old, new)
-    names = dict(went(lab, solved=True)[0])
+    names = dict(went(lab, solved=True, seed=seed)[0])
     with student_desk():
         for i, text in enumerate(wrong):
             if text != cells[i]:
@@ -227,6 +241,54 @@ RIGHT = [  # unlike the solution, but as good
 def test_other_right_answers_pass(right: tuple[str, str, list[list[str]]]) -> None:
     said = ask(*right)
     assert said.startswith(f"Passed, {right[1]}:"), said
+
+
+# --- From term to term ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("lab", VARIED)
+def test_solution_passes_in_every_term(lab: str, seed: int) -> None:
+    said = went(lab, solved=True, seed=seed)[1]
+    assert all(words.startswith("Passed") for words in said.values()), said
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("lab", VARIED)
+def test_answers_of_the_term_before_fail(lab: str, seed: int) -> None:
+    """In every lab, those of seed 0 fail two checks or more with seed 1, and so do those of seed 1 with seed 2."""
+    before, now = term(seed - 1)[lab].cells, term(seed)[lab]
+    copied = [old if "# BEGIN SOLUTION" in new[1] else new for old, new in zip(before, now.cells, strict=True)]
+    said = work(replace(now, cells=copied), solved=True, stops=False)[1]
+    assert sum(not words.startswith("Passed") for words in said.values()) >= 2, said
+
+
+@pytest.mark.parametrize("lab", VARIED)
+def test_wrong_answers_fail_in_another_term(lab: str) -> None:
+    """All those whose text occurs there, most of the table."""
+    known, passed = 0, []
+    wrongs = [wrong for wrong in WRONG if wrong[0] == lab]
+    for _, check, message, changes in wrongs:
+        with contextlib.suppress(ValueError):  # the text isn't in one cell alone
+            known += bool(said := ask(lab, check, changes, seed=1))
+            passed += [(check, message)] * said.startswith("Passed")
+    assert not passed
+    assert known > len(wrongs) / 2
+
+
+def test_a_seed_and_the_next_one_have_no_choice_in_common() -> None:
+    text = "{{ x: 1 | 2 | 3 | 4 }} and {{ x }}, {{ y: a\n  b | c | d }}"
+    found = [make_labs.drawn(text, seed) for seed in range(8)]
+    assert found[:4] == ["1 and 1, a\n  b", "3 and 3, d", "4 and 4, c", "2 and 2, d"]
+    assert len(set(found)) == 1 + 2 * 3
+    for here, following in zip(found, found[1:], strict=False):
+        assert not set(here.split(" and ")[1].split(", ")) & set(following.split(" and ")[1].split(", "))
+
+
+@pytest.mark.parametrize("text", ["{{ x }}", "{{ x: 1 | 2 }}", "{{ x: 1 | 2 | 3 }} {{ x: 1 | 2 | 3 | 4 }}"])
+def test_lists_that_do_not_fit_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="three choices"):
+        make_labs.drawn(text, 1)
 
 
 # --- Mutants ----------------------------------------------------------------------------------
@@ -507,9 +569,18 @@ def test_requirements_name_what_the_labs_import(made: Path) -> None:
     assert set(lines) <= set((ROOT / "constraints.txt").read_text().splitlines())
 
 
-def test_same_labs_give_the_same_zip(made: Path, tmp_path: Path) -> None:
-    make_labs.make(tmp_path)
-    assert (tmp_path / "fertools-labs.zip").read_bytes() == (made / "fertools-labs.zip").read_bytes()
+def test_same_seed_gives_the_same_files(made: Path, tmp_path: Path) -> None:
+    for folder, seed in [("default", 0), ("once", 2027), ("again", 2027)]:
+        make_labs.make(tmp_path / folder, seed=seed)
+    names = [path.relative_to(made) for path in made.rglob("*") if path.is_file()]
+    default, once, again = (
+        {name: (tmp_path / folder / name).read_bytes() for name in names} for folder in ("default", "once", "again")
+    )
+    assert default == {name: (made / name).read_bytes() for name in names}
+    assert once == again
+    assert {str(name) for name in names if once[name] != default[name]} >= {
+        f"{kind}/{lab}{end}" for kind in ("student", "solution") for lab in VARIED for end in (".ipynb", "_checks.py")
+    }
 
 
 def test_checks_are_fixed_and_notebooks_have_no_output(made: Path) -> None:
@@ -520,12 +591,27 @@ def test_checks_are_fixed_and_notebooks_have_no_output(made: Path) -> None:
                 assert cell.metadata == {"editable": False, "deletable": False}
 
 
-def test_a_notebook_runs_in_a_kernel_of_its_own(made: Path) -> None:
-    """Once for real, as a student would: the solved lab 1 in a folder with its files."""
-    notebook: NotebookNode = nbformat.read(made / "solution" / "lab1.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(made / "solution")}}).execute()
-    (last,) = notebook.cells[-1].outputs
-    assert "5 of 5 checks passed" in last.text
+def packed(archive: Path, name: str) -> NotebookNode:
+    """A notebook in a zip file."""
+    with zipfile.ZipFile(archive) as zipped:
+        return nbformat.reads(zipped.read(f"{archive.stem}/{name}").decode(), as_version=4)
+
+
+def test_outputs_are_for_teachers_and_figures_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for real, in a kernel and a folder with its files: the solved lab 1. Made again, it isn't run again."""
+    monkeypatch.setattr(make_labs, "labs", lambda seed: [ALL["lab1"]])
+    for execute in (True, False):
+        make_labs.make(tmp_path, execute=execute)
+        notebook = packed(tmp_path / "fertools-labs-instructors.zip", "lab1.ipynb")
+        (last,) = notebook.cells[-1].outputs
+        assert "5 of 5 checks passed" in last.text
+        student = packed(tmp_path / "fertools-labs.zip", "lab1.ipynb")
+        assert not any(cell.get("outputs") for cell in student.cells)
+    make_labs.preview(ALL["lab1"], notebook, tmp_path)
+    page = (tmp_path / "lab1.md").read_text()
+    assert [(tmp_path / name).exists() for name in re.findall(r"\(([\w-]+\.png)\)", page)] == [True, True]
+    assert not [line for line in secrets(ALL["lab1"]) if line in page]
+    assert all(cell.source in page for cell in student.cells[1:])
 
 
 # --- The mechanism ----------------------------------------------------------------------------
