@@ -136,8 +136,8 @@ def site_digest(root: Path, installed: list[str]) -> str:
 
 
 def notebooks(root: Path) -> list[Path]:
-    """The pages with cells."""
-    pages = sorted((root / "book").rglob("*.md"))
+    """The pages with cells. The sources of the labs, in a folder of their own, aren't pages."""
+    pages = sorted((root / "book").glob("*.md"))
     return [page for page in pages if page.read_text(encoding="utf-8").startswith("---\njupytext:")]
 
 

@@ -76,12 +76,12 @@ function augmentation({ figure, size, face: packed, numbers, recipes, start }) {
 
   const spread = (p) => `±${percent(p, 0)}`;
   const sliders = [
-    ["Flip", "flip", 1, 0.05, (p) => percent(p, 0)],
+    ["Flip, how often", "flip", 1, 0.05, (p) => percent(p, 0)],
     ["Shift", "pad", 16, 1, (pixels) => `±${pixels} px`],
     ["Rotation", "rotate", 90, 1, (degrees) => `±${degrees}°`],
     ["Zoom", "zoom", 0.9, 0.05, spread],
     ["Contrast", "contrast", 0.95, 0.05, spread],
-    ["Erasing", "erase", 1, 0.05, (p) => percent(p, 0)],
+    ["Erasing, how often", "erase", 1, 0.05, (p) => percent(p, 0)],
   ].map(([label, key, max, step, write]) => ({ key, ...figures.slider({
     label, min: 0, max, step, write, change: (value) => { config[key] = value; show(); },
   }) }));
@@ -92,6 +92,8 @@ function augmentation({ figure, size, face: packed, numbers, recipes, start }) {
   const pictures = make("div", { class: "interactive-draws" },
     make("div", {}, original, "original"), make("div", {}, draws, "twelve draws"));
   figures.replace(figure, pictures, buttons, ...sliders.map(({ row }) => row), told);
+  figures.caption(figure, "Too strong an augmentation hides the expression. A rendered face, and twelve draws; move the " +
+    "sliders, or choose a recipe.");
   setAll(config);
 }
 

@@ -51,7 +51,7 @@ function collapse({ figure, every, bins, guess, trainings }) {
       parts.forEach(({ to }) => to(step));
       const [size, level] = parts.map(({ means }) => means[step].toFixed(3));
       const start = name[0].toUpperCase() + name.slice(1);
-      return `${start}, the output varies by ${spread[step / every].toFixed(3)} from face to face; ` +
+      return `${start}, the output's standard deviation over the faces is ${spread[step / every].toFixed(3)}; ` +
         `the gradient is ${size}, the loss ${level}.`;
     });
     cursor.setAttribute("d", [gradient, loss].map(({ x }) => `M${x(step)} ${bottom}v92`).join(""));

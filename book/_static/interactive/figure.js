@@ -27,6 +27,14 @@ const figures = {
     image.after(figures.make("div", { class: "interactive" }, ...parts));
   },
 
+  // What the caption says while the figure can be moved. On paper, the still image has its own.
+  caption(id, words) {
+    const still = document.querySelector(`#${id} .caption-text`);
+    const moving = figures.make("span", { class: "interactive-caption" }, words);
+    still.after(moving);
+    still.classList.add("interactive-still");
+  },
+
   // The bytes that Python's base64 wrote.
   bytes: (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)),
 

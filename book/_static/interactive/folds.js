@@ -47,7 +47,7 @@ function folds({ figure, atlas, across, frames, tiles, kinds, whose }) {
     fill(pictures[0], frames[state.frame][2]);
     fill(pictures[1], tile);
     const [own, found] = [tiles[frames[state.frame][2]], tiles[tile]];
-    told.textContent = `The nearest training frame is of ${whose[relation]}, ${distance.toFixed(1)} gray levels away; ` +
+    told.textContent = `The nearest training frame is of ${whose[relation]}, ${distance.toFixed(1)} gray levels per pixel away; ` +
       `its label is ${found}, which is ${found === own ? "right" : `wrong: it's ${own}`}. ` +
       `With ${name} folds, nearest neighbor is right on ${figures.percent(accuracy)} of all frames.`;
     const together = fold.filter((number) => number === fold[state.frame]).length;
@@ -73,6 +73,8 @@ function folds({ figure, atlas, across, frames, tiles, kinds, whose }) {
 
   figures.replace(figure, make("div", { class: "interactive-buttons", role: "group", "aria-label": "Folds" }, ...buttons),
     grid, person.row, frame.row, make("div", { class: "interactive-pair" }, ...pictures.map(({ whole }) => whole)), told);
+  figures.caption(figure, "With image-level folds, the nearest training image is usually a neighboring frame with the same " +
+    "label. Each row is a person, each group of three squares a video, and blue is the chosen frame's test fold.");
   choose(0);
 }
 

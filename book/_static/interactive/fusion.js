@@ -22,7 +22,7 @@ function fusion({ figure, size, maps, learned, limit }) {
   const [low, high, bins] = [-3, 6, 36];
   const { x, y, frame, outline } = figures.panel({
     left: 42, top: 20, width: 348, height: 120, x: [low, high], y: [0, 0.6], xTicks: [-3, 0, 3, 6], yTicks: [],
-    title: "number of pixels", xTitle: "value",
+    title: "number of pixels", xTitle: "value; the ends count what is beyond them, too",
   });
   const kinds = ["completed", "printed"];
   const areas = kinds.map((kind) => make("svg:path", { class: `interactive-area interactive-${kind}` }));

@@ -46,17 +46,21 @@ function labelNoise({ figure, labels, start, pairs }) {
       make("svg:path", { d: `M${left} ${top}V${bottom}H${right}` }),
       make("svg:path", { d: points.map(([x, y], i) => `${i ? "L" : "M"}${x} ${y}`).join(""), class: "interactive-mean" }),
       ...points.map(([cx, cy]) => make("svg:circle", { cx, cy, r: 3, class: "interactive-mean-point" })),
-      text(`votes for ${first}, of ten`, { x: (left + right) / 2, y: bottom + 33, "text-anchor": "middle" }),
+      text(`votes for ${first}, in tenths of both`, { x: (left + right) / 2, y: bottom + 33, "text-anchor": "middle" }),
       text(`the network's share for ${first}`, { x: -(top + bottom) / 2, y: 11, transform: "rotate(-90)", "text-anchor": "middle" }));
     const count = sums.reduce((total, [images]) => total + images, 0);
     const mean = (votes) => (sums[votes][0]
-      ? `${percent(means[votes])} on average (${sums[votes][0].toLocaleString("en")} images)` : "unknown, since there is no image");
+      ? `${percent(means[votes])} on average (${sums[votes][0].toLocaleString("en")} ${sums[votes][0] === 1 ? "image" : "images"})`
+      : "unknown, since there is no image");
     told.textContent = `For ${count.toLocaleString("en")} test images, at least eight of ten annotators chose ${first} or ` +
-      `${second}. Where all chose ${first}, the network's share for it is ${mean(10)}; where they were divided equally, ` +
-      `${mean(5)}; where all chose ${second}, ${mean(0)}.`;
+      `${second}. Where nobody chose ${second}, the network's share for ${first} is ${mean(10)}; where both have as many ` +
+      `votes, ${mean(5)}; where nobody chose ${first}, ${mean(0)}.`;
     plot.ariaLabel = `Test images by the votes for ${first} and by the network's share for ${first}.`;
   };
   figures.replace(figure, make("div", { class: "interactive-buttons" }, one.row, two.row), plot, told);
+  figures.caption(figure, "Where people hesitate between two labels, so does the network. Test images by the votes for the " +
+    "first label, as tenths of those for both, and by the network's probability of it, as a fraction of both. The stronger " +
+    "the color, the more images. Line: the mean.");
   show();
 }
 

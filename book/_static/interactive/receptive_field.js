@@ -27,7 +27,8 @@ function receptiveFields({ figure, face, branches, fields }) {
       const [[left, right], [top, bottom]] = [of(state.across), of(state.down)];
       const [width, height] = [right - left + 1, bottom - top + 1];
       for (const [key, value] of Object.entries({ x: left, y: top, width, height })) box.setAttribute(key, value);
-      words.textContent = `${name}: ${width}x${height} pixels`;
+      const cut = left === 0 || top === 0 || right === size - 1 || bottom === size - 1;
+      words.textContent = `${name}: ${width}x${height} pixels${cut ? ", cut off at the edge" : ""}`;
       return words.textContent;
     });
     point.setAttribute("cx", state.across + 0.5);
@@ -43,7 +44,7 @@ function receptiveFields({ figure, face, branches, fields }) {
     down: slider("Row", "down", 0, size - 1, String),
     units: slider("Units in a module", "units", 1, 4, String),
     window: slider("Widest window", "window", 3, 7, (k) => `${k}x${k}`, 2),
-    module: slider("Module", "module", 1, 2, (n) => (n === 1 ? "first" : "second")),
+    module: slider("Module of the branch", "module", 1, 2, (n) => (n === 1 ? "first" : "second")),
   };
   const follow = (event) => {
     if (event.type === "pointermove" && event.pointerType === "touch" && !event.buttons) return;

@@ -85,9 +85,17 @@ function writeAddress() {
   const words = Object.entries(choices).map(([name, values]) => [name, values[state[name]]]);
   const address = `#${new URLSearchParams(words)}`;
   part("link").href = address;
+  part("link").textContent = "Copy a link to this face";
   clearTimeout(addressTimer);
   addressTimer = setTimeout(() => history.replaceState(null, "", address), ADDRESS_AFTER);
 }
+
+part("link").addEventListener("click", async (event) => {
+  if (!navigator.clipboard) return; // the link leads to itself, so the address has it
+  event.preventDefault();
+  await navigator.clipboard.writeText(part("link").href);
+  part("link").textContent = "Copied";
+});
 
 window.addEventListener("hashchange", () => {
   const words = new URLSearchParams(location.hash.slice(1));
@@ -265,6 +273,9 @@ async function fool() {
   }
   part("fool").disabled = false;
   if (mine !== turn || tries < TRIES) return; // something else was chosen, or look() has said what failed
-  if (worst) choose(worst);
-  else say(`It was not fooled by any of ${TRIES} random faces: right, or unsure. Try again.`);
+  if (worst) {
+    trail = "strength"; // the slider whose curve says most about the new face
+    choose(worst);
+    part("label").scrollIntoView({ block: "nearest" }); // on a phone, the face is a screen above the button
+  } else say(`It was not fooled by any of ${TRIES} random faces: right, or unsure. Try again.`);
 }
