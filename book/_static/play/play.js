@@ -276,6 +276,5 @@ async function fool() {
   if (worst) {
     trail = "strength"; // the slider whose curve says most about the new face
     choose(worst);
-    part("label").scrollIntoView({ block: "nearest" }); // on a phone, the face is a screen above the button
   } else say(`It was not fooled by any of ${TRIES} random faces: right, or unsure. Try again.`);
 }
