@@ -227,6 +227,15 @@ def test_a_person_that_could_not_be_loaded_can_be_chosen_again(page: Page) -> No
     assert page.is_enabled("#play-fool")
 
 
+def test_on_a_phone_the_face_stays_in_view(page: Page) -> None:
+    page.locator("#play-fool").scroll_into_view_if_needed()
+    bar, face = (page.locator(where).bounding_box() for where in (".bd-header-article", "#play-face"))
+    assert bar
+    assert face
+    assert face["y"] >= bar["y"] + bar["height"] - 1
+    assert face["y"] + face["height"] <= 844
+
+
 def test_keyboard_on_a_phone(page: Page) -> None:
     assert page.evaluate("document.activeElement.name") == "play-person"
     page.keyboard.press("ArrowRight")
