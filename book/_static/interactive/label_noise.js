@@ -31,7 +31,7 @@ function labelNoise({ figure, labels, start, pairs }) {
     const most = Math.max(...rows.map(([, , images]) => images));
     const cells = rows.map(([votes, bin, images]) => make("svg:rect", {
       x: left + votes * step + 0.5, y: bottom - (bin + 1) * high + 0.5, width: step - 1, height: high - 1,
-      class: "interactive-bar", opacity: Math.max(0.12, Math.sqrt(images / most)),
+      class: "interactive-bar", opacity: Math.max(0.2, Math.sqrt(images / most)),
     }));
     const sums = Array.from({ length: 11 }, () => [0, 0]);
     for (const [votes, , images, share] of rows) {
