@@ -7,7 +7,7 @@ Jupyter, Colab, and GitHub know nothing of Sphinx. So what only Sphinx can read 
 - a figure's caption becomes a cell below the figure, and the works cited a cell at the end,
 - included source code is included,
 - cells that the page hides are folded,
-- the first code cell installs what is missing.
+- the first code cell gets what is missing.
 
 Figures and equations are numbered within the notebook. A page's directive or role that isn't known here is
 an error, so no notebook contains one unresolved::
@@ -43,28 +43,30 @@ DISPLAYED = re.compile(r"\$\$\s*\n(?P<tex>.*?)\n\$\$ \((?P<label>[\w-]+)\)", re.
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
-# Installs into the running kernel. A checkout contains the records that the chapters read; the wheel only some.
+# A chapter reads records and pictures of the checkout that it's in. A notebook that is alone, as on Colab, gets one.
 SETUP = """\
-# Run this cell first. It installs what is missing.
+# Run this cell first. In the book's folder, it does nothing; elsewhere it gets the book, and installs what is missing.
 # On Colab, Runtime > Change runtime type > GPU makes the trainings faster.
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-if importlib.util.find_spec("fertools") is None:
-    address = "{address}"
-    if not address:
-        raise ModuleNotFoundError(
-            "fertools isn't installed in this kernel. Run `make env` in a "
-            "checkout of fertools, then `.venv/bin/jupyter lab`."
-        )
+address = "{address}"
+if address and not Path("../fertools/network.py").exists():
     folder = Path("fertools-book").resolve()
     if not folder.exists():
         subprocess.run(["git", "clone", "--depth=1", address, folder], check=True)
     extras = f"{{folder}}[explain,export,faces,plots]"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", extras], check=True)
-    sys.path.insert(0, str(folder))  # this kernel started before the installation"""
+    sys.path.insert(0, str(folder))  # this kernel started before the installation
+    os.chdir(folder / "book")
+elif importlib.util.find_spec("fertools") is None:
+    raise ModuleNotFoundError(
+        "fertools isn't installed in this kernel. Run `make env` in a "
+        "checkout of fertools, then `.venv/bin/jupyter lab`."
+    )"""
 
 
 class UnknownMarkup(ValueError):

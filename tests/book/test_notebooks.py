@@ -178,25 +178,36 @@ def test_source_code_is_included(notebooks: Any) -> None:
 
 
 def test_first_cell_says_what_to_do_where_nothing_can_be_installed(
-    notebooks: Any, monkeypatch: pytest.MonkeyPatch
+    notebooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(notebooks.SETUP.format(address=""), {})  # fertools is installed, which is enough for some chapters
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="Run `make env`"):
         exec(notebooks.SETUP.format(address=""), {})
 
 
-def test_first_cell_installs_from_the_repository(
+def test_first_cell_gets_the_book_where_a_notebook_is_alone(
     notebooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import subprocess
     import sys
 
-    ran: list[list[object]] = []
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
+    ran: list[list[Any]] = []
+
+    def run(command: list[Any], check: bool) -> None:
+        ran.append(command)
+        if "clone" in command:
+            for name in ("book", "fertools"):
+                (command[-1] / name).mkdir(parents=True)
+            (command[-1] / "fertools" / "network.py").touch()
+
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    exec(notebooks.SETUP.format(address="https://example.org/fertools"), {})
+    for _ in range(2):  # the second time, the notebook is in the book's folder
+        exec(notebooks.SETUP.format(address="https://example.org/fertools"), {})
+        assert Path.cwd() == tmp_path / "fertools-book" / "book"
     clone, install = ran
     assert clone == ["git", "clone", "--depth=1", "https://example.org/fertools", tmp_path / "fertools-book"]
     extras = yaml.safe_load(re.search(r"\[(\w+(?:,\w+)*)\]", str(install[-1]))[0])  # type: ignore[index]
