@@ -27,7 +27,6 @@ import re
 import shutil
 import sys
 import tomllib
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -40,6 +39,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "_tools"))
+from archive import pack
 from execute import ONE_THREAD
 from execute import execute as run_notebook
 
@@ -319,15 +319,6 @@ def add_outputs(solved: Path, library: dict[str, Path], before: dict[str, Notebo
             nbformat.write(notebook, path)
 
 
-def pack(archive: Path, files: dict[str, Path]) -> None:
-    """Writes a zip file with one folder, named like the file."""
-    with zipfile.ZipFile(archive, "w") as packed:
-        for name, path in sorted(files.items()):
-            entry = zipfile.ZipInfo(f"{archive.stem}/{name}")  # its date is fixed: the same labs give the same file
-            entry.external_attr = 0o100644 << 16  # a file that everybody may read, where several people share a folder
-            packed.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-
-
 def preview(lab: Lab, executed: NotebookNode, folder: Path) -> None:
     """Writes a page of the book: what a student gets, with the figures of the solved lab but not its numbers."""
     folder.mkdir(exist_ok=True)
@@ -378,7 +369,11 @@ def make(out: Path, root: Path = ROOT, seed: int = 0, *, execute: bool = False) 
         shutil.copy(HERE / "handout.md", folder / "README.md")
     add_outputs(solved, library, before, execute=execute)
     for folder, archive in [(student, "fertools-labs.zip"), (solved, "fertools-labs-instructors.zip")]:
-        pack(out / archive, {path.name: path for path in folder.iterdir()} | library | shipped(root, CAPSTONE))
+        files = {path.name: path for path in folder.iterdir()} | library | shipped(root, CAPSTONE)
+        place = archive.removesuffix(".zip")
+        (out / archive).write_bytes(
+            pack({f"{place}/{name}": path.read_bytes() for name, path in sorted(files.items())})
+        )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from text2qti.qti import QTI
 from text2qti.quiz import Quiz
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "_tools"))
+from archive import pack
 from questions import Choice, quiz_error, read_choices  # the same parser as for the chapters' quizzes
 
 HERE = Path(__file__).parent
@@ -130,17 +131,6 @@ def notebook(banks: list[Bank]) -> bytes:
                 parts.append(f"<details><summary>{html(choice.text)}</summary>\n\n{mark} {choice.reply}\n\n</details>")
             cells.append(new_markdown_cell("\n\n".join(parts), id=f"{bank.name}-{number}"))
     return (nbformat.writes(new_notebook(cells=cells)) + "\n").encode()
-
-
-def pack(files: dict[str, bytes]) -> bytes:
-    """A zip file whose dates are fixed: the same questions give the same file."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        for name, content in files.items():
-            entry = zipfile.ZipInfo(name)
-            entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
-    return packed.getvalue()
 
 
 def make(out: Path) -> Path:

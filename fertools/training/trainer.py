@@ -152,9 +152,8 @@ class Trainer:
         self.images = torch.from_numpy(training.images).to(self.device)  # uint8 (N, 48, 48)
         targets = _targets(training, config)
         if teachers:
-            known = F.one_hot(targets, len(faces.classes)) if targets.ndim == 1 else targets
             taught = torch.from_numpy(teacher_probabilities(teachers, training, self.identity, self.device))
-            targets = torch.lerp(known.float(), taught, config.distill)
+            targets = torch.lerp(targets, taught, config.distill)
             self.identity["teachers"] = [file_digest(teacher / "model.safetensors") for teacher in teachers]
         self.labels = targets.to(self.device)  # int64 (N,), or probabilities (N, classes)
         self.mean, self.std = float(training.images.mean()), float(training.images.std())
@@ -467,4 +466,5 @@ def _targets(training: FaceSet, config: TrainConfig) -> Tensor:
         if config.targets == "votes":
             return votes
         labels = votes.argmax(1)  # of a tie, the first
-    return F.one_hot(labels, len(training.classes)).float() if config.augment.mixes else labels
+    mixed = config.augment.mixes or config.distill
+    return F.one_hot(labels, len(training.classes)).float() if mixed else labels

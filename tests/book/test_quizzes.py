@@ -24,7 +24,7 @@ from fertools.recipes import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 NUMBER = re.compile(r"(\d[\d,]*)(?:\.(\d+))?")
-PARTS = {  # of the table of contents, see tests/book/test_slides.py for the same parts as decks
+PARTS = {  # of the table of contents
     "data": {"quickstart", "expressions", "fer2013", "ckplus", "synthetic"},
     "network": {"network", "bfeu", "fem", "ffm", "open_questions"},
     "training": {"augmentation", "trainer", "gpu"},
