@@ -73,8 +73,9 @@ def test_the_wheel_is_small_and_has_what_it_needs(archives: tuple[Path, Path]) -
     assert wheel.stat().st_size < 25e6
     assert sdist.stat().st_size < 25e6
     names = set(zipfile.ZipFile(wheel).namelist())
-    run = {f"{SHIPPED}runs/wide-fer2013/{name}" for name in ("record.json", "predictions.npz", "model.safetensors")}
-    assert run | {"fertools/py.typed", f"{SHIPPED}synthetic/Training.jpg", f"{SHIPPED}paper_results.csv"} <= names
+    files = ("record.json", "predictions.npz", "model.safetensors")
+    runs = {f"{SHIPPED}runs/{run}/{name}" for run in ("cpu-fer2013", "wide-fer2013") for name in files}
+    assert runs | {"fertools/py.typed", f"{SHIPPED}synthetic/Training.jpg", f"{SHIPPED}paper_results.csv"} <= names
 
 
 def test_the_archives_have_what_git_tracks_and_nothing_else(archives: tuple[Path, Path], tracked: set[str]) -> None:
@@ -82,7 +83,8 @@ def test_the_archives_have_what_git_tracks_and_nothing_else(archives: tuple[Path
     shipped = {
         name
         for name in tracked
-        if name.startswith(("data/synthetic/", "data/sweeps/", "data/runs/wide-fer2013/", "data/ferplus_"))
+        if name.startswith(("data/synthetic/", "data/sweeps/", "data/ferplus_"))
+        or name.startswith(("data/runs/cpu-fer2013/", "data/runs/wide-fer2013/"))
     } | {"data/ckplus48_pixels.json", "data/fer2013_audit.json", "data/paper_results.csv"}
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     in_wheel = {name for name in in_wheel if not name.startswith(f"fertools-{__version__}.dist-info/")}
