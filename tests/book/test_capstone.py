@@ -89,7 +89,7 @@ def test_page_says_how_many_runs_a_sweep_has(sweep: Sweep) -> None:
 
 def test_rubric_has_a_hundred_points() -> None:
     rubric = PAGE.read_text().split("## How it is graded")[1]
-    assert sum(int(points) for points in re.findall(r"^\| (\d+) \|", rubric, re.MULTILINE)) == 100
+    assert sum(int(points) for points in re.findall(r"^\| [^|]+: (\d+) \|", rubric, re.MULTILINE)) == 100
 
 
 # --- The forms ---------------------------------------------------------------------------------
