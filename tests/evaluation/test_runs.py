@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from toy import toy_faces
 
+from fertools.data import FaceSet
 from fertools.errors import RunError
+from fertools.evaluation.prediction import predict_log_proba
 from fertools.evaluation.runs import (
     PROBABILITY,
     Change,
@@ -274,3 +277,17 @@ def test_every_recorded_metric_follows_from_the_recorded_predictions() -> None:
     assert len(paths) > 50
     for path in paths:
         assert find_contradictions(Record.load(path.parent), load_predictions(path.parent)) == [], path
+
+
+def test_the_stored_training_fit(published_fer2013: FaceSet) -> None:
+    """data/training_fit.csv is what the recorded weights predict: computed again for the rarest label."""
+    kept = pd.read_csv(ROOT / "data" / "training_fit.csv")
+    assert {"cpu-fer2013", "wide-fer2013"} <= set(kept["run"])
+    training = published_fer2013.of_split("Training")
+    assert (kept.groupby("run")["images"].sum() == len(training)).all()
+    rarest = training.select(training.labels == training.classes.index("disgust"))
+    for run, _, images, right in kept.query("label == 'disgust'").itertuples(index=False):
+        net, metadata = load_network(ROOT / "data" / "runs" / run / "model.safetensors")
+        found = predict_log_proba(net, rarest.images, mean=metadata.mean, std=metadata.std, progress=False)
+        assert images == len(rarest)
+        assert abs((found.argmax(1) == rarest.labels).sum() - right) <= 1  # processors round differently
