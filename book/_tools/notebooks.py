@@ -43,7 +43,8 @@ DISPLAYED = re.compile(r"\$\$\s*\n(?P<tex>.*?)\n\$\$ \((?P<label>[\w-]+)\)", re.
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
-# A chapter reads records and pictures of the checkout that it's in. A notebook that is alone, as on Colab, gets one.
+# A chapter reads records and pictures of the checkout that it's in, and a lab the file of its checks. A notebook that's
+# alone, as on Colab, gets them.
 SETUP = """\
 # Run this cell first. In the book's folder, it does nothing; elsewhere it gets the book, and installs what is missing.
 # On Colab, Runtime > Change runtime type > GPU makes the trainings faster.
@@ -54,19 +55,33 @@ import sys
 from pathlib import Path
 
 address = "{address}"
-if address and not Path("../fertools/network.py").exists():
+if address and not Path("{neighbor}").exists():
     folder = Path("fertools-book").resolve()
     if not folder.exists():
-        subprocess.run(["git", "clone", "--depth=1", address, folder], check=True)
+        subprocess.run(["git", "clone", "--depth=1", {options}address, folder], check=True)
     extras = f"{{folder}}[explain,export,faces,plots]"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", extras], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", extras{packages}], check=True)
     sys.path.insert(0, str(folder))  # this kernel started before the installation
-    os.chdir(folder / "book")
+    os.chdir(folder / "{place}")
 elif importlib.util.find_spec("fertools") is None:
     raise ModuleNotFoundError(
         "fertools isn't installed in this kernel. Run `make env` in a "
         "checkout of fertools, then `.venv/bin/jupyter lab`."
     )"""
+BRANCH = "notebooks"  # what Colab and Binder open: the workflow `book` adds the labs to the book there
+
+
+def chapter_setup(address: str) -> str:
+    """A chapter's first code cell."""
+    return SETUP.format(address=address, neighbor="../fertools/network.py", options="", packages="", place="book")
+
+
+def lab_setup(address: str, checks: str) -> str:
+    """A lab's first code cell; ``checks`` is the file that has to be next to it."""
+    options, packages = f'"--branch={BRANCH}", ', ', "scikit-image"'
+    return SETUP.format(
+        address=address, neighbor=checks, options=options, packages=packages, place="book/labs/preview"
+    ).replace("In the book's folder", "In the lab's folder")
 
 
 class UnknownMarkup(ValueError):
@@ -302,7 +317,7 @@ def convert(page: Path, address: str = "") -> NotebookNode:
             add("markdown", converter.markdown(cell.source))
             continue
         if not any(cell.cell_type == "code" for cell in cells):
-            add("code", SETUP.format(address=address), jupyter={"source_hidden": True})
+            add("code", chapter_setup(address), jupyter={"source_hidden": True})
         tags = set(cell.metadata.get("tags", []))
         if heading := cell.metadata.get("mystnb", {}).get("code_prompt_show"):
             add("markdown", f"**{heading}** is in the folded cell:")

@@ -14,7 +14,8 @@ A source is a MyST notebook that contains the lab, its solution, and its checks:
 The output in ``_build/labs``: the folders ``student/`` and ``solution/``; ``fertools-labs.zip`` and
 ``fertools-labs-instructors.zip``, these folders with everything that they need, and the capstone; and ``otter/``, the
 input of ``otter assign`` for each lab, with ``grade.py``. ``--execute`` adds the outputs to the solutions, and writes
-a preview of each lab, a page of the book without solutions, to ``preview/`` next to this file.
+a preview of each lab, a page of the book without solutions, to ``preview/`` next to this file. If the book has a public
+repository, the labs for Colab and Binder are written there, too.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from tempfile import TemporaryDirectory
 
 import jupytext
 import nbformat
+import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
@@ -42,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "_tools"))
 from archive import pack
 from execute import ONE_THREAD
 from execute import execute as run_notebook
+from notebooks import lab_setup
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -67,6 +70,14 @@ HAND_IN = """
 
 Save the notebook, and run its last cell. It writes a zip file next to the notebook, with your code and your written
 answers: hand that file in.
+"""
+WITH_NOTEBOOK = """\
+---
+jupytext: {text_representation: {extension: .md, format_name: myst}}
+kernelspec: {display_name: Python 3, language: python, name: python3}
+mystnb: {execution_mode: "off"}
+---
+
 """
 PREVIEW = """\
 :::{note}
@@ -319,6 +330,17 @@ def add_outputs(solved: Path, library: dict[str, Path], before: dict[str, Notebo
             nbformat.write(notebook, path)
 
 
+def launchable(lab: Lab, folder: Path, address: str) -> None:
+    """Writes the student's notebook for Colab and Binder, which gets what it needs from the repository ``address``."""
+    notebook = lab.notebook(solved=False)
+    first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    setup = new_code_cell(lab_setup(address, f"{lab.name}_checks.py"), metadata={"jupyter": {"source_hidden": True}})
+    folder.mkdir(exist_ok=True)
+    nbformat.write(numbered([*notebook.cells[:first], setup, *notebook.cells[first:]]), folder / f"{lab.name}.ipynb")
+    (folder / f"{lab.name}_checks.py").write_text(lab.checks)
+    shutil.copy(HERE / "checking.py", folder)
+
+
 def preview(lab: Lab, executed: NotebookNode, folder: Path) -> None:
     """Writes a page of the book: what a student gets, with the figures of the solved lab but not its numbers."""
     folder.mkdir(exist_ok=True)
@@ -336,7 +358,8 @@ def preview(lab: Lab, executed: NotebookNode, folder: Path) -> None:
                 (folder / name).write_bytes(base64.b64decode(image))
                 parts.append(f"![The figure that the solved lab draws here, in {heading}]({name})")
     parts[0] = parts[0].replace("\n", f"\n\n{PREVIEW}\n", 1)
-    (folder / f"{lab.name}.md").write_text("\n\n".join(parts) + "\n")
+    launches = (folder / f"{lab.name}.ipynb").exists()
+    (folder / f"{lab.name}.md").write_text(WITH_NOTEBOOK * launches + "\n\n".join(parts) + "\n")
 
 
 def make(out: Path, root: Path = ROOT, seed: int = 0, *, execute: bool = False) -> None:
@@ -384,8 +407,12 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     os.environ.update(ONE_THREAD)
     make(chosen.out, seed=chosen.seed, execute=chosen.execute)
-    if chosen.execute:
+    address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    if address or chosen.execute:
         shutil.rmtree(HERE / "preview", ignore_errors=True)
-        for lab in labs(seed=chosen.seed):
+    for lab in labs(seed=chosen.seed):
+        if address:
+            launchable(lab, HERE / "preview", address)
+        if chosen.execute:
             preview(lab, nbformat.read(chosen.out / "solution" / f"{lab.name}.ipynb", as_version=4), HERE / "preview")
     print(f"The labs are ready: {chosen.out / 'fertools-labs.zip'}, and what is next to it")

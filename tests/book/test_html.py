@@ -99,7 +99,8 @@ def test_a_page_with_cells_has_its_notebook_to_download(built: Path, page: str) 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_launch_buttons_open_files_of_the_repository(built: Path, page: str) -> None:
-    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]
+    repository, branch = config["url"], config["branch"]
     links = soup(built / page).select("a[href*='mybinder.org'], a[href*='colab.research']")
     if not repository:
         assert not links
@@ -107,8 +108,10 @@ def test_launch_buttons_open_files_of_the_repository(built: Path, page: str) -> 
     for link in links:
         address = unquote(str(link["href"]))
         assert owner in address
-        assert (ROOT / re.split(r"/blob/main/|/tree/", address)[-1]).suffix == ".ipynb"
-        assert (ROOT / re.split(r"/blob/main/|/tree/", address)[-1]).exists()
+        assert f"/{branch}" in address
+        file = ROOT / re.split(rf"/blob/{branch}/|/tree/", address)[-1]
+        assert file.suffix == ".ipynb"
+        assert file.exists()
 
 
 def test_the_site_is_small(built: Path) -> None:

@@ -10,6 +10,8 @@ import io
 import json
 import linecache
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -27,6 +29,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from nbformat import NotebookNode
 from toy import toy_faces
 
@@ -611,6 +614,36 @@ def test_outputs_are_for_teachers_and_figures_for_all(tmp_path: Path, monkeypatc
     assert [(tmp_path / name).exists() for name in re.findall(r"\(([\w-]+\.png)\)", page)] == [True, True]
     assert not [line for line in secrets(ALL["lab1"]) if line in page]
     assert all(cell.source in page for cell in student.cells[1:])
+
+
+def test_a_lab_for_colab_gets_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, its first cell gets the branch with the labs; next to its checks, it does nothing."""
+    address, beside, alone = "https://example.org/fertools", tmp_path / "beside", tmp_path / "alone"
+    make_labs.launchable(ALL["lab3"], beside, address)
+    notebook = nbformat.read(beside / "lab3.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    setup, *rest = (cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert rest == [cell.source for cell in ALL["lab3"].notebook(solved=False).cells if cell.cell_type == "code"]
+    assert {path.name for path in beside.iterdir()} == {"lab3.ipynb", "lab3_checks.py", "checking.py"}
+    ran: list[list[Any]] = []
+
+    def run(command: list[Any], check: bool) -> None:
+        ran.append(command)
+        if "clone" in command:
+            shutil.copytree(beside, command[-1] / "book" / "labs" / "preview")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    alone.mkdir()
+    for folder, commands in [(beside, 0), (alone, 2)]:
+        monkeypatch.chdir(folder)
+        exec(setup, {})
+        assert len(ran) == commands
+    assert Path("lab3_checks.py").exists()
+    assert ran[0] == ["git", "clone", "--depth=1", "--branch=notebooks", address, alone / "fertools-book"]
+    branch = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["branch"]
+    assert f"--branch={branch}" in ran[0]
+    assert f"git push --force origin {branch}" in (ROOT / ".github" / "workflows" / "book.yml").read_text()
 
 
 # --- The mechanism ----------------------------------------------------------------------------

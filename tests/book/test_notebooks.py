@@ -181,10 +181,10 @@ def test_first_cell_says_what_to_do_where_nothing_can_be_installed(
     notebooks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(notebooks.SETUP.format(address=""), {})  # fertools is installed, which is enough for some chapters
+    exec(notebooks.chapter_setup(""), {})  # fertools is installed, which is enough for some chapters
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="Run `make env`"):
-        exec(notebooks.SETUP.format(address=""), {})
+        exec(notebooks.chapter_setup(""), {})
 
 
 def test_first_cell_gets_the_book_where_a_notebook_is_alone(
@@ -206,7 +206,7 @@ def test_first_cell_gets_the_book_where_a_notebook_is_alone(
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
     for _ in range(2):  # the second time, the notebook is in the book's folder
-        exec(notebooks.SETUP.format(address="https://example.org/fertools"), {})
+        exec(notebooks.chapter_setup("https://example.org/fertools"), {})
         assert Path.cwd() == tmp_path / "fertools-book" / "book"
     clone, install = ran
     assert clone == ["git", "clone", "--depth=1", "https://example.org/fertools", tmp_path / "fertools-book"]

@@ -33,8 +33,8 @@ def assigned(lab: str, built: Path, folder: Path) -> tuple[Path, Path]:
 def graded(grader: Path, built: Path, folder: Path) -> list[dict[str, str]]:
     """The rows of ``folder/results/points.csv``, for what is in ``folder/submissions``."""
     (zipped,) = grader.glob("*.zip")
-    command = [sys.executable, built.parent / "labs" / "otter" / "grade.py", zipped]
-    subprocess.run([*command, folder / "submissions", folder / "results"], check=True, capture_output=True)
+    arguments = [built.parent / "labs" / "otter" / "grade.py", zipped, folder / "submissions", folder / "results"]
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
     with open(folder / "results" / "points.csv", newline="") as table:
         return list(csv.DictReader(table))
 
