@@ -29,6 +29,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_yaml
 
+from fertools.inference.detection import available_cores
+
 # Several threads that wait for each other by spinning stand still when another program needs their core.
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
@@ -137,7 +139,7 @@ def main(root: Path, jobs: int) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Execute the pages that are not in Jupyter Book's cache.")
     parser.add_argument("root", nargs="?", type=Path, default=Path(), help="the folder of _config.yml")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="pages at a time")
+    parser.add_argument("--jobs", type=int, default=available_cores(), help="pages at a time")
     options = parser.parse_args()
     os.environ.update(ONE_THREAD)
     try:

@@ -29,6 +29,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -45,6 +46,8 @@ from archive import pack
 from execute import ONE_THREAD
 from execute import execute as run_notebook
 from notebooks import lab_setup
+
+from fertools.inference.detection import available_cores
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -310,24 +313,34 @@ def shipped(root: Path = ROOT, patterns: tuple[str, ...] = SHIPPED) -> dict[str,
     return {path.relative_to(root).as_posix().removeprefix("book/"): path for path in found}
 
 
+def executed(path: Path, needed: dict[str, Path]) -> NotebookNode:
+    """The notebook with its outputs, executed in a folder with the files that it needs, by name."""
+    notebook = nbformat.read(path, as_version=4)
+    with TemporaryDirectory() as folder:
+        for name, file in needed.items():
+            Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, Path(folder, name))
+        print(f"{path.name}: {run_notebook(Path(folder, path.name), notebook, 60 * MINUTES):.0f} s", flush=True)
+    return notebook
+
+
 def add_outputs(solved: Path, library: dict[str, Path], before: dict[str, NotebookNode], *, execute: bool) -> None:
     """Adds the outputs to the solved notebooks: those from ``before`` if nothing changed, or else by executing them."""
-    for path in sorted(solved.glob("*.ipynb")):
+
+    def add(path: Path) -> None:
         needed = {path.name: path, "checking.py": solved / "checking.py"} | library
         needed[f"{path.stem}_checks.py"] = solved / f"{path.stem}_checks.py"
         digest = sha256(b"".join(file.read_bytes() for _, file in sorted(needed.items()))).hexdigest()
         notebook = before.get(path.name)
-        if notebook and notebook.metadata.get("digest") == digest:
-            nbformat.write(notebook, path)
-        elif execute:
-            notebook = nbformat.read(path, as_version=4)
-            with TemporaryDirectory() as folder:
-                for name, file in needed.items():
-                    Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(file, Path(folder, name))
-                print(f"{path.name}: {run_notebook(Path(folder, path.name), notebook, 60 * MINUTES):.0f} s", flush=True)
+        if notebook is None or notebook.metadata.get("digest") != digest:
+            if not execute:
+                return
+            notebook = executed(path, needed)
             notebook.metadata["digest"] = digest
-            nbformat.write(notebook, path)
+        nbformat.write(notebook, path)
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        list(pool.map(add, sorted(solved.glob("*.ipynb"))))
 
 
 def launchable(lab: Lab, folder: Path, address: str) -> None:
