@@ -12,6 +12,7 @@ A page that fails is reported with the cell and its traceback. The others still 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 import time
@@ -103,7 +104,7 @@ def execute(page: Path, notebook: NotebookNode, limit: float) -> float:
             on_cell_start=on_cell_start,
         )
         try:
-            client.execute(cleanup_kc=True)
+            asyncio.run(client.async_execute(cleanup_kc=True))  # a loop of its own, which is closed afterward
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             number = sum(cell.cell_type == "code" for cell in notebook.cells[: at + 1])
             raise PageError(f"{page.name}, code cell {number}:\n{error}") from error

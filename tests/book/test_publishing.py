@@ -12,6 +12,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+MORE = {  # what a job may do beyond reading
+    "publish": {"pages": "write", "id-token": "write"},
+    "notebooks": {"contents": "write"},  # pushes a branch of that name
+}
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -42,8 +46,7 @@ def test_workflow_may_only_read_and_runs_nothing_that_a_stranger_wrote(workflow:
     assert content["permissions"] == {"contents": "read"}
     assert "pull_request_target" not in content[True]  # YAML's `on`
     for name, job in content["jobs"].items():
-        more = {"pages": "write", "id-token": "write"} if name == "publish" else None
-        assert job.get("permissions") == more
+        assert job.get("permissions") == MORE.get(name)
         for step in job["steps"]:
             assert "${{" not in step.get("run", "")  # a branch's name would become a command
             if "actions/checkout" in step.get("uses", ""):
@@ -52,7 +55,7 @@ def test_workflow_may_only_read_and_runs_nothing_that_a_stranger_wrote(workflow:
 
 def test_publishing_sets_the_address_of_the_repository(tmp_path: Path) -> None:
     shutil.copy(ROOT / "_config.yml", tmp_path)
-    (command,) = (line for line in commands(ROOT / ".github/workflows/book.yml") if line.startswith("sed"))
+    (command,) = {line for line in commands(ROOT / ".github/workflows/book.yml") if line.startswith("sed")}
     settings = {**os.environ, "GITHUB_REPOSITORY": "someone/fertools"}
     subprocess.run(["bash", "-c", command], cwd=tmp_path, env=settings, check=True)
     before, after = (yaml.safe_load((folder / "_config.yml").read_text()) for folder in (ROOT, tmp_path))
