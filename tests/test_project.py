@@ -27,7 +27,7 @@ from fertools.records import Record
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DEVELOPERS = {"test", "book"}  # extras that the library does not import
+DEVELOPERS = {"test", "book", "labs"}  # extras that the library does not import
 
 CONDA = {
     "build": "python-build",

@@ -116,9 +116,19 @@ def test_metadata(archives: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(archives[0]) as wheel:
         found = HeaderParser().parsestr(wheel.read(f"fertools-{__version__}.dist-info/METADATA").decode())
     assert found["Version"] == __version__
-    assert {"faces", "explain", "export", "plots", "render", "tensorboard", "ray", "book", "test", "all"} == set(
-        found.get_all("Provides-Extra", [])
-    )
+    assert {
+        "faces",
+        "explain",
+        "export",
+        "plots",
+        "render",
+        "tensorboard",
+        "ray",
+        "book",
+        "labs",
+        "test",
+        "all",
+    } == set(found.get_all("Provides-Extra", []))
     unconditional = {line for line in found.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert not [line for line in unconditional if line.startswith(("dlib", "opencv", "captum", "onnx", "matplotlib"))]
 

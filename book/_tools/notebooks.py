@@ -59,8 +59,8 @@ if address and not Path("{neighbor}").exists():
     folder = Path("fertools-book").resolve()
     if not folder.exists():
         subprocess.run(["git", "clone", "--depth=1", {options}address, folder], check=True)
-    extras = f"{{folder}}[explain,export,faces,plots]"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", extras{packages}], check=True)
+    with_extras = f"{{folder}}[{extras}]"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-e", with_extras], check=True)
     sys.path.insert(0, str(folder))  # this kernel started before the installation
     os.chdir(folder / "{place}")
 elif importlib.util.find_spec("fertools") is None:
@@ -73,14 +73,15 @@ BRANCH = "notebooks"  # what Colab and Binder open: the workflow `book` adds the
 
 def chapter_setup(address: str) -> str:
     """A chapter's first code cell."""
-    return SETUP.format(address=address, neighbor="../fertools/network.py", options="", packages="", place="book")
+    extras = "explain,export,faces,plots"
+    return SETUP.format(address=address, neighbor="../fertools/network.py", options="", extras=extras, place="book")
 
 
 def lab_setup(address: str, checks: str) -> str:
     """A lab's first code cell; ``checks`` is the file that has to be next to it."""
-    options, packages = f'"--branch={BRANCH}", ', ', "scikit-image"'
+    options = f'"--branch={BRANCH}", '
     return SETUP.format(
-        address=address, neighbor=checks, options=options, packages=packages, place="book/labs/preview"
+        address=address, neighbor=checks, options=options, extras="labs", place="book/labs/preview"
     ).replace("In the book's folder", "In the lab's folder")
 
 
