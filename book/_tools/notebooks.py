@@ -46,7 +46,7 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 # A chapter reads records and pictures of the checkout that it's in, and a lab the file of its checks. A notebook that's
 # alone, as on Colab, gets them.
 SETUP = """\
-# Run this cell first. In the book's folder, it does nothing; elsewhere it gets the book, and installs what is missing.
+# Run this cell first. In the {of}'s folder, it does nothing; elsewhere it gets the book, and installs what is missing.
 # On Colab, Runtime > Change runtime type > GPU makes the trainings faster.
 import importlib.util
 import os
@@ -74,15 +74,17 @@ BRANCH = "notebooks"  # what Colab and Binder open: the workflow `book` adds the
 def chapter_setup(address: str) -> str:
     """A chapter's first code cell."""
     extras = "explain,export,faces,plots"
-    return SETUP.format(address=address, neighbor="../fertools/network.py", options="", extras=extras, place="book")
+    return SETUP.format(
+        address=address, of="book", neighbor="../fertools/network.py", options="", extras=extras, place="book"
+    )
 
 
 def lab_setup(address: str, checks: str) -> str:
     """A lab's first code cell; ``checks`` is the file that has to be next to it."""
     options = f'"--branch={BRANCH}", '
     return SETUP.format(
-        address=address, neighbor=checks, options=options, extras="labs", place="book/labs/preview"
-    ).replace("In the book's folder", "In the lab's folder")
+        address=address, of="lab", neighbor=checks, options=options, extras="labs", place="book/labs/preview"
+    )
 
 
 class UnknownMarkup(ValueError):
