@@ -67,9 +67,11 @@ def examine(function: Callable[..., None], *objects: Any) -> str:
         with torch.random.fork_rng(devices=[]):  # the same result each time, whatever ran before
             torch.manual_seed(0)
             function(*watched)
-    except NotImplementedError:
-        return NOT_DONE
     except Exception as error:
+        if isinstance(error, NotImplementedError) and _raised_by_student(error):
+            return NOT_DONE
+        if "missing the required \"forward\" function" in str(error):
+            return "a class has no method forward. Is its name misspelled, or its def indented too far or too little?"
         for name, result in latest.items():
             if result is None:
                 return f"{name} returns None. Is a return missing?"
@@ -92,10 +94,20 @@ def _watch(function: Callable[..., Any], latest: dict[str, Any]) -> Callable[...
     return call
 
 
+def _is_cell(frame: traceback.FrameSummary) -> bool:
+    """Whether the code is in a cell of the student's notebook."""
+    return frame.filename.startswith("<") or "ipykernel" in frame.filename
+
+
+def _raised_by_student(error: Exception) -> bool:
+    """Whether the line that raised the error is the student's own, and not one of PyTorch's."""
+    return _is_cell(traceback.extract_tb(error.__traceback__)[-1])
+
+
 def _where(error: Exception) -> str:
     """The student's line that raised the error, or how the check called it."""
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if frame.filename.startswith("<") or "ipykernel" in frame.filename]
+    theirs = [frame for frame in frames if _is_cell(frame)]
     if theirs:
         line = linecache.getline(theirs[-1].filename, theirs[-1].lineno or 0).strip()
         return f"It was in {theirs[-1].name}, line {theirs[-1].lineno} of its cell: {line}"
