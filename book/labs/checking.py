@@ -70,7 +70,7 @@ def examine(function: Callable[..., None], *objects: Any) -> str:
     except Exception as error:
         if isinstance(error, NotImplementedError) and _raised_by_student(error):
             return NOT_DONE
-        if "missing the required \"forward\" function" in str(error):
+        if 'missing the required "forward" function' in str(error):
             return "a class has no method forward. Is its name misspelled, or its def indented too far or too little?"
         for name, result in latest.items():
             if result is None:
