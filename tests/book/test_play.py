@@ -134,9 +134,13 @@ def started(chromium: Browser, served: str, width: int = 1280, **state: Any) -> 
 
 
 def settled(page: Page) -> None:
-    """Waits until the sentence is about the state, and the trail has been drawn for it."""
-    page.wait_for_selector("#play-trail path.play-line")
-    page.wait_for_timeout(600)
+    """Waits until the sentence, the trail, and the address are about the state, however slow the machine is."""
+    page.wait_for_selector("#play-trail[aria-busy=false]")
+    for _ in range(300):
+        if page.url.endswith(page.get_attribute("#play-link", "href") or "#"):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"after 30 s the address is still {page.url}")
 
 
 @pytest.fixture
@@ -208,7 +212,8 @@ def test_many_changes_write_few_addresses(page: Page) -> None:
             }
         }"""
     )
-    settled(page)
+    page.wait_for_selector("#play-trail[aria-busy=false]")
+    page.wait_for_timeout(1500)  # almost four times as long as the page waits for another change
     assert page.evaluate("window.written") == 1
     assert "yaw=30" in (page.get_attribute("#play-link", "href") or "")
 

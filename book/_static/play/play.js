@@ -171,6 +171,7 @@ function look(mine, wanted) {
 async function show() {
   const mine = ++turn;
   const shown = { ...state };
+  part("trail").setAttribute("aria-busy", "true"); // until it is drawn for this state
   writeControls();
   writeAddress();
   const seen = await look(mine, shown);
@@ -242,6 +243,7 @@ function drawTrail(along, shown) {
       free = Math.min(y(end) + 4, free - 12);
       return text(name, { x: right + 6, y: free, class: kind(name) });
     });
+  svg.setAttribute("aria-busy", "false");
   svg.replaceChildren(...grid, ...ends, here, ...lines, ...names);
   svg.setAttribute("viewBox", `0 0 ${width} 172`);
   const answers = along.map((p, place) => `${write(values[place])}: ${answer(p).name} ${percent(Math.max(...p))}`);
