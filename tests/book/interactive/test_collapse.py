@@ -95,7 +95,10 @@ def test_keyboard_moves_and_plays(page: Page) -> None:
     page.focus(f"{FIGURE} button")
     page.keyboard.press("Enter")
     assert page.inner_text(f"{FIGURE} button") == "Pause"
-    page.wait_for_timeout(500)
+    for _ in range(100):
+        if step(page) > 12:
+            break
+        page.wait_for_timeout(50)
     page.keyboard.press("Enter")
     stopped = step(page)
     page.wait_for_timeout(300)
