@@ -24,6 +24,7 @@ import yaml
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn, JupyterCacheAbstract
 from jupyter_client import AsyncKernelManager
+from kernels import ForkedKernel
 from myst_nb.core.read import MystMetadataParsingError, read_myst_markdown_notebook
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -73,13 +74,14 @@ def is_cached(cache: JupyterCacheAbstract, notebook: NotebookNode) -> bool:
     return True
 
 
-def execute(page: Path, notebook: NotebookNode, limit: float) -> float:
+def execute(page: Path, notebook: NotebookNode, limit: float, *, fork: bool) -> float:
     """Executes the notebook in place, in the page's folder. Returns the seconds that it took.
 
     Args:
         page: the notebook's file.
         notebook: its cells; they get their outputs.
         limit: seconds a cell may take.
+        fork: start the kernel as a fork; see ``kernels.py``. It pays where many notebooks are executed.
 
     Raises:
         PageError: a cell failed or exceeded the limit.
@@ -94,6 +96,8 @@ def execute(page: Path, notebook: NotebookNode, limit: float) -> float:
     with TemporaryDirectory() as folder:
         # Sockets in a folder: over TCP a kernel warns of eavesdroppers.
         manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
+        if fork and sys.platform == "linux":  # elsewhere, a process with such libraries must not fork
+            manager.provisioner = ForkedKernel(kernel_id=page.name, kernel_spec=manager.kernel_spec, parent=manager)
         client = NotebookClient(
             notebook,
             km=manager,
@@ -121,7 +125,8 @@ def main(root: Path, jobs: int) -> int:
     print(f"Pages to execute: {len(waiting)} of {len(notebooks)}, {jobs} at a time", flush=True)
     failures = 0
     with ThreadPoolExecutor(jobs) as pool:
-        running = {pool.submit(execute, page, notebook, limit): page for page, notebook in waiting.items()}
+        fork = len(waiting) > jobs
+        running = {pool.submit(execute, page, cells, limit, fork=fork): page for page, cells in waiting.items()}
         for done, task in enumerate(as_completed(running), start=1):
             page = running[task]
             try:

@@ -313,14 +313,15 @@ def shipped(root: Path = ROOT, patterns: tuple[str, ...] = SHIPPED) -> dict[str,
     return {path.relative_to(root).as_posix().removeprefix("book/"): path for path in found}
 
 
-def executed(path: Path, needed: dict[str, Path]) -> NotebookNode:
+def executed(path: Path, needed: dict[str, Path], *, fork: bool) -> NotebookNode:
     """The notebook with its outputs, executed in a folder with the files that it needs, by name."""
     notebook = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
         for name, file in needed.items():
             Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, Path(folder, name))
-        print(f"{path.name}: {run_notebook(Path(folder, path.name), notebook, 60 * MINUTES):.0f} s", flush=True)
+        seconds = run_notebook(Path(folder, path.name), notebook, 60 * MINUTES, fork=fork)
+        print(f"{path.name}: {seconds:.0f} s", flush=True)
     return notebook
 
 
@@ -335,7 +336,7 @@ def add_outputs(solved: Path, library: dict[str, Path], before: dict[str, Notebo
         if notebook is None or notebook.metadata.get("digest") != digest:
             if not execute:
                 return
-            notebook = executed(path, needed)
+            notebook = executed(path, needed, fork=len(longest_first) > available_cores())
             notebook.metadata["digest"] = digest
         nbformat.write(notebook, path)
 

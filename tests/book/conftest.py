@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,16 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--built", action="store_true", help="test the pages that `make book` has just built")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs all tests of a lab, which share what its notebook computes, or all of the written files."""
+    for item in items:
+        if item.path.name == "test_labs.py":
+            lab = re.search(r"\[(lab\d)", item.name)
+            if lab or "made" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.xdist_group(lab[1] if lab else "made"))
 
 
 @pytest.fixture(scope="session")
