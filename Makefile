@@ -56,9 +56,8 @@ book: $(INSTALLED) labs ## build the book into _build/html; a warning is an erro
 	@echo "The book is ready: open _build/html/index.html"
 
 check: book ## check every page in Chromium, and grade every lab with the autograder
-	$(BIN)/python -m pytest -q tests/book/test_accessibility.py tests/book/test_play.py tests/book/test_slides.py \
-	  tests/book/interactive --built
-	$(BIN)/python -m pytest -q -n $(WORKERS) tests/book/test_otter.py --built
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal tests/book/test_otter.py tests/book/test_accessibility.py \
+	  tests/book/test_play.py tests/book/test_slides.py tests/book/interactive --built
 
 slides: $(INSTALLED) ## make the slides again, from the built book, into _build/html/slides
 	$(BIN)/python book/_tools/slides.py

@@ -41,6 +41,8 @@ ONE_THREAD = {
     "MKL_NUM_THREADS": "1",
 }
 
+LONG = ("augmentation", "deployment", "failures", "ffm", "looks_at")  # start first, so that no core waits at the end
+
 
 class PageError(Exception):
     """A page cannot be read or executed; the message says which cell, and why."""
@@ -60,10 +62,10 @@ def read(page: Path) -> NotebookNode:
 
 
 def pages(root: Path) -> list[Path]:
-    """The pages with cells that the table of contents lists, the longest first."""
+    """The pages with cells that the table of contents lists, in the order to execute them."""
     listed = [root / f"{name}.md" for name in parse_toc_yaml(root / "_toc.yml")]
     chapters = [page for page in listed if page.read_text(encoding="utf-8").startswith("---\njupytext:")]
-    return sorted(chapters, key=lambda page: page.stat().st_size, reverse=True)
+    return sorted(chapters, key=lambda page: (page.stem not in LONG, -page.stat().st_size))
 
 
 def is_cached(cache: JupyterCacheAbstract, notebook: NotebookNode) -> bool:

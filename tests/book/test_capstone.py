@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 import zipfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,7 +21,7 @@ from nbclient import NotebookClient
 
 from fertools.evaluation.claims import check_text, numbers
 from fertools.evaluation.comparisons import operations
-from fertools.recipes import TrainConfig, recipe
+from fertools.recipes import recipe
 from fertools.records import Record
 from fertools.training.sweeps import Sweep
 
@@ -59,7 +60,7 @@ def core_minutes(sweep: Sweep) -> float:
 
     @cache  # a sweep has many runs of few networks
     def macs(network: Any) -> int:
-        config = TrainConfig(network=network).to_dict()
+        config = replace(recipe("cpu-fer2013"), network=network).to_dict()
         return operations(SimpleNamespace(identity={"config": config}, classes=range(8)))
 
     base = macs(recipe("cpu-fer2013").network)  # the network of those records
