@@ -29,6 +29,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from nbformat import NotebookNode
 from toy import toy_faces
@@ -65,6 +66,15 @@ CLASSES = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral", "c
 
 
 # --- Running a notebook in this process -------------------------------------------------------
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _every_warning() -> Iterator[None]:
+    """Some of PyTorch's warnings come once in a process: in whichever test is the first."""
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(before)
 
 
 @contextlib.contextmanager
